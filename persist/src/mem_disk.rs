@@ -1,0 +1,520 @@
+//! [`Disk`] in memory, which forgets at [`MemDisk::crash`] whatever was not synced.
+//!
+//! ```text
+//!   write, truncate ──▶ live bytes ───sync_file──▶ durable bytes       (per file)
+//!   create, rename, remove ──▶ live names ───sync_dir──▶ durable names (per directory)
+//!   crash: live := durable, from the root down
+//! ```
+//!
+//! It is the most forgetful disk that the seam allows: a file whose name was synced and whose content was not
+//! comes back empty. A rename into another directory may come back under both names (only the new directory
+//! synced) or under none (only the old one synced): sync the new directory first.
+//!
+//! Calls are counted and logged; a fuse makes one of them fail, or one and all after it (the power is gone).
+//! Errors have the kinds the kernel gives; the conformance suite in `tests/` runs on both.
+//!
+//! Deliberately absent: choice. Which un-synced writes survive is for the simulation to draw.
+
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+use std::fmt;
+use std::io::{self, ErrorKind};
+use std::path::{Component, Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use crate::disk::{DirEntry, Disk, DiskLock, EntryKind, Metadata, Space, named};
+
+/// A disk in memory. Clones share the same disk, as two processes share one.
+#[derive(Clone)]
+pub struct MemDisk {
+    state: Arc<Mutex<State>>,
+}
+
+/// One call made to the disk, for assertions and traces.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Call {
+    pub verb: &'static str,
+    pub path: PathBuf,
+}
+
+impl fmt::Display for Call {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{} {}", self.verb, self.path.display())
+    }
+}
+
+type InodeId = u64;
+const ROOT: InodeId = 0;
+const UNLIMITED_BYTES: u64 = 1 << 40;
+
+#[derive(Debug)]
+struct State {
+    inodes: BTreeMap<InodeId, Inode>,
+    next_inode: InodeId,
+    capacity_bytes: u64,
+    calls: Vec<Call>,
+    fuses: Vec<Fuse>,
+    locks: BTreeMap<PathBuf, u64>,
+    next_lock: u64,
+}
+
+#[derive(Debug, Clone)]
+struct Inode {
+    mode: u32,
+    body: Body,
+}
+
+#[derive(Debug, Clone)]
+enum Body {
+    File { live: Vec<u8>, durable: Vec<u8> },
+    Directory { live: BTreeMap<OsString, InodeId>, durable: BTreeMap<OsString, InodeId> },
+}
+
+/// Makes the call with this number (counted from the first call ever) fail, or that one and all after it.
+#[derive(Debug)]
+struct Fuse {
+    at_call: usize,
+    kind: ErrorKind,
+    and_all_after: bool,
+}
+
+impl MemDisk {
+    /// An empty disk: just `/`, with room for a tebibyte.
+    pub fn new() -> Self {
+        MemDisk::with_capacity(UNLIMITED_BYTES)
+    }
+
+    /// An empty disk that is full once its files hold this many bytes.
+    pub fn with_capacity(capacity_bytes: u64) -> Self {
+        let mut state = State {
+            inodes: BTreeMap::new(),
+            next_inode: ROOT,
+            capacity_bytes,
+            calls: Vec::new(),
+            fuses: Vec::new(),
+            locks: BTreeMap::new(),
+            next_lock: 0,
+        };
+        state.new_inode(0o755, Body::empty_directory());
+        MemDisk { state: Arc::new(Mutex::new(state)) }
+    }
+
+    /// The `n`-th call from now on (the next one is 1) fails with this kind and does nothing.
+    pub fn fail_at(&self, n: usize, kind: ErrorKind) {
+        self.set_fuse(n, kind, false);
+    }
+
+    /// The `n`-th call from now on and all after it fail and do nothing, until [`MemDisk::crash`].
+    pub fn cut_power_at(&self, n: usize) {
+        self.set_fuse(n, ErrorKind::BrokenPipe, true);
+    }
+
+    /// The power is gone and back: all that was not synced is lost, locks are free, fuses are reset.
+    pub fn crash(&self) {
+        let mut state = self.lock_state();
+        let mut kept = BTreeMap::new();
+        let mut next_inode = ROOT;
+        state.copy_durable(ROOT, &mut kept, &mut next_inode);
+        state.inodes = kept;
+        state.next_inode = next_inode;
+        state.locks.clear();
+        state.fuses.clear();
+    }
+
+    /// Changes the room on the disk; files that are there stay.
+    pub fn set_capacity(&self, capacity_bytes: u64) {
+        self.lock_state().capacity_bytes = capacity_bytes;
+    }
+
+    /// Every call so far, failed ones too.
+    pub fn calls(&self) -> Vec<Call> {
+        self.lock_state().calls.clone()
+    }
+
+    pub fn call_count(&self) -> usize {
+        self.lock_state().calls.len()
+    }
+
+    /// The paths of all files and symlinks that are there now, sorted. Not a counted call.
+    pub fn all_files(&self) -> Vec<PathBuf> {
+        let state = self.lock_state();
+        let mut found = Vec::new();
+        state.collect_files(ROOT, Path::new("/"), &mut found);
+        found
+    }
+
+    fn set_fuse(&self, n: usize, kind: ErrorKind, and_all_after: bool) {
+        let mut state = self.lock_state();
+        let at_call = state.calls.len() + n;
+        state.fuses.push(Fuse { at_call, kind, and_all_after });
+    }
+
+    fn lock_state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// Logs the call, lets a fuse blow, then does it.
+    fn call<T>(
+        &self,
+        verb: &'static str,
+        path: &Path,
+        act: impl FnOnce(&mut State) -> io::Result<T>,
+    ) -> io::Result<T> {
+        let mut state = self.lock_state();
+        state.calls.push(Call { verb, path: path.to_path_buf() });
+        match state.blown_fuse() {
+            Some(kind) => Err(io::Error::new(kind, format!("{kind} (injected)"))),
+            None => act(&mut state),
+        }
+        .map_err(|e| named(verb, path, e))
+    }
+}
+
+impl Default for MemDisk {
+    fn default() -> Self {
+        MemDisk::new()
+    }
+}
+
+impl fmt::Debug for MemDisk {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("MemDisk").field("calls", &self.call_count()).finish_non_exhaustive()
+    }
+}
+
+impl Disk for MemDisk {
+    fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
+        self.call("read", path, |state| Ok(state.file(path)?.clone()))
+    }
+
+    fn read_at(&self, path: &Path, offset_bytes: u64, len_bytes: usize) -> io::Result<Vec<u8>> {
+        self.call("read", path, |state| {
+            let bytes = state.file(path)?;
+            let start = usize::try_from(offset_bytes).unwrap_or(usize::MAX).min(bytes.len());
+            let end = start.saturating_add(len_bytes).min(bytes.len());
+            Ok(bytes[start..end].to_vec())
+        })
+    }
+
+    fn create_new(&self, path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+        self.call("create", path, |state| {
+            state.link_new(path, mode, Body::File { live: Vec::new(), durable: Vec::new() })?;
+            state.write(path, 0, bytes)
+        })
+    }
+
+    fn write_at(&self, path: &Path, offset_bytes: u64, bytes: &[u8]) -> io::Result<()> {
+        self.call("write", path, |state| {
+            if state.find(path)?.is_none() {
+                state.link_new(path, 0o600, Body::File { live: Vec::new(), durable: Vec::new() })?;
+            }
+            state.write(path, usize_of(offset_bytes)?, bytes)
+        })
+    }
+
+    fn truncate(&self, path: &Path, size_bytes: u64) -> io::Result<()> {
+        self.call("truncate", path, |state| {
+            // A hole needs no room, as on a real file system; here it is held as zeros and counted later.
+            state.file(path)?.resize(usize_of(size_bytes)?, 0);
+            Ok(())
+        })
+    }
+
+    fn sync_file(&self, path: &Path) -> io::Result<()> {
+        self.call("sync file", path, |state| match &mut state.existing(path)?.body {
+            Body::File { live, durable } => {
+                durable.clone_from(live);
+                Ok(())
+            }
+            Body::Directory { .. } => Err(ErrorKind::IsADirectory.into()),
+        })
+    }
+
+    fn sync_dir(&self, path: &Path) -> io::Result<()> {
+        self.call("sync directory", path, |state| match &mut state.existing(path)?.body {
+            Body::Directory { live, durable } => {
+                durable.clone_from(live);
+                Ok(())
+            }
+            Body::File { .. } => Err(ErrorKind::NotADirectory.into()),
+        })
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.call("rename", from, |state| {
+            let moved = state.find(from)?.ok_or(ErrorKind::NotFound)?;
+            if to.starts_with(from) && to != from {
+                return Err(ErrorKind::InvalidInput.into());
+            }
+            if let Some(replaced) = state.find(to)? {
+                state.check_replaceable(moved, replaced)?;
+            }
+            let (to_dir, to_name) = split(to)?;
+            state.directory(&to_dir)?.insert(to_name, moved);
+            let (from_dir, from_name) = split(from)?;
+            if from != to {
+                state.directory(&from_dir)?.remove(&from_name);
+            }
+            Ok(())
+        })
+    }
+
+    fn remove_file(&self, path: &Path) -> io::Result<()> {
+        self.call("remove", path, |state| {
+            state.file(path)?;
+            state.unlink(path)
+        })
+    }
+
+    fn remove_dir(&self, path: &Path) -> io::Result<()> {
+        self.call("remove directory", path, |state| {
+            if !state.directory(path)?.is_empty() {
+                return Err(ErrorKind::DirectoryNotEmpty.into());
+            }
+            state.unlink(path)
+        })
+    }
+
+    fn create_dir(&self, path: &Path, mode: u32) -> io::Result<()> {
+        self.call("create directory", path, |state| {
+            state.link_new(path, mode, Body::empty_directory())?;
+            Ok(())
+        })
+    }
+
+    fn list(&self, path: &Path) -> io::Result<Vec<DirEntry>> {
+        self.call("list", path, |state| {
+            let names = state.directory(path)?.clone();
+            Ok(names.into_iter().map(|(name, id)| state.entry(name, id)).collect())
+        })
+    }
+
+    fn metadata(&self, path: &Path) -> io::Result<Option<Metadata>> {
+        self.call("look at", path, |state| match state.find(path) {
+            Ok(Some(id)) => Ok(Some(state.inodes[&id].metadata())),
+            Ok(None) => Ok(None),
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(e),
+        })
+    }
+
+    fn space(&self, path: &Path) -> io::Result<Space> {
+        self.call("measure space at", path, |state| {
+            state.existing(path)?;
+            let free_bytes = state.capacity_bytes.saturating_sub(state.used_bytes());
+            Ok(Space { free_bytes, total_bytes: state.capacity_bytes })
+        })
+    }
+
+    fn lock_exclusive(&self, path: &Path) -> io::Result<DiskLock> {
+        let number = self.call("lock", path, |state| {
+            if state.find(path)?.is_none() {
+                state.link_new(path, 0o600, Body::File { live: Vec::new(), durable: Vec::new() })?;
+            }
+            if state.locks.contains_key(path) {
+                return Err(ErrorKind::WouldBlock.into());
+            }
+            state.next_lock += 1;
+            let number = state.next_lock;
+            state.locks.insert(path.to_path_buf(), number);
+            Ok(number)
+        })?;
+        let held = HeldLock { state: Arc::clone(&self.state), path: path.to_path_buf(), number };
+        Ok(DiskLock::new(path, held))
+    }
+}
+
+/// Lets go when dropped, unless a crash already did and another has the lock since.
+struct HeldLock {
+    state: Arc<Mutex<State>>,
+    path: PathBuf,
+    number: u64,
+}
+
+impl Drop for HeldLock {
+    fn drop(&mut self) {
+        let mut state = self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        if state.locks.get(&self.path) == Some(&self.number) {
+            state.locks.remove(&self.path);
+        }
+    }
+}
+
+impl State {
+    fn new_inode(&mut self, mode: u32, body: Body) -> InodeId {
+        let id = self.next_inode;
+        self.next_inode += 1;
+        self.inodes.insert(id, Inode { mode, body });
+        id
+    }
+
+    fn blown_fuse(&mut self) -> Option<ErrorKind> {
+        let this_call = self.calls.len();
+        self.fuses
+            .iter()
+            .find(|fuse| fuse.at_call == this_call || (fuse.and_all_after && fuse.at_call < this_call))
+            .map(|fuse| fuse.kind)
+    }
+
+    /// The inode at this path, `None` if only its last name is missing.
+    fn find(&self, path: &Path) -> io::Result<Option<InodeId>> {
+        let mut at = ROOT;
+        let mut names = names(path)?.into_iter().peekable();
+        while let Some(name) = names.next() {
+            let Body::Directory { live, .. } = &self.inodes[&at].body else {
+                return Err(ErrorKind::NotADirectory.into());
+            };
+            match live.get(&name) {
+                Some(id) => at = *id,
+                None if names.peek().is_none() => return Ok(None),
+                None => return Err(ErrorKind::NotFound.into()),
+            }
+        }
+        Ok(Some(at))
+    }
+
+    fn existing(&mut self, path: &Path) -> io::Result<&mut Inode> {
+        let id = self.find(path)?.ok_or(ErrorKind::NotFound)?;
+        Ok(self.inodes.get_mut(&id).expect("a name always leads to an inode"))
+    }
+
+    fn file(&mut self, path: &Path) -> io::Result<&mut Vec<u8>> {
+        match &mut self.existing(path)?.body {
+            Body::File { live, .. } => Ok(live),
+            Body::Directory { .. } => Err(ErrorKind::IsADirectory.into()),
+        }
+    }
+
+    fn directory(&mut self, path: &Path) -> io::Result<&mut BTreeMap<OsString, InodeId>> {
+        match &mut self.existing(path)?.body {
+            Body::Directory { live, .. } => Ok(live),
+            Body::File { .. } => Err(ErrorKind::NotADirectory.into()),
+        }
+    }
+
+    fn link_new(&mut self, path: &Path, mode: u32, body: Body) -> io::Result<()> {
+        if self.find(path)?.is_some() {
+            return Err(ErrorKind::AlreadyExists.into());
+        }
+        let (dir, name) = split(path)?;
+        let id = self.new_inode(mode, body);
+        self.directory(&dir)?.insert(name, id);
+        Ok(())
+    }
+
+    fn unlink(&mut self, path: &Path) -> io::Result<()> {
+        let (dir, name) = split(path)?;
+        self.directory(&dir)?.remove(&name);
+        Ok(())
+    }
+
+    /// Writes what fits; a full disk leaves a torn write behind, as real ones do.
+    fn write(&mut self, path: &Path, offset: usize, bytes: &[u8]) -> io::Result<()> {
+        let free_bytes = usize_of(self.capacity_bytes.saturating_sub(self.used_bytes()))?;
+        let live = self.file(path)?;
+        let fits_until = live.len().saturating_add(free_bytes);
+        let end = offset.saturating_add(bytes.len());
+        let written = end.min(fits_until).saturating_sub(offset);
+        if live.len() < offset + written {
+            live.resize(offset + written, 0);
+        }
+        live[offset..offset + written].copy_from_slice(&bytes[..written]);
+        if written < bytes.len() { Err(ErrorKind::StorageFull.into()) } else { Ok(()) }
+    }
+
+    fn check_replaceable(&self, moved: InodeId, replaced: InodeId) -> io::Result<()> {
+        match (&self.inodes[&moved].body, &self.inodes[&replaced].body) {
+            (Body::File { .. }, Body::File { .. }) => Ok(()),
+            (Body::File { .. }, Body::Directory { .. }) => Err(ErrorKind::IsADirectory.into()),
+            (Body::Directory { .. }, Body::File { .. }) => Err(ErrorKind::NotADirectory.into()),
+            (Body::Directory { .. }, Body::Directory { live, .. }) if live.is_empty() => Ok(()),
+            (Body::Directory { .. }, Body::Directory { .. }) => Err(ErrorKind::DirectoryNotEmpty.into()),
+        }
+    }
+
+    fn entry(&self, name: OsString, id: InodeId) -> DirEntry {
+        let Metadata { kind, size_bytes, .. } = self.inodes[&id].metadata();
+        DirEntry { name, kind, size_bytes }
+    }
+
+    fn used_bytes(&self) -> u64 {
+        self.used_bytes_below(ROOT)
+    }
+
+    /// Only what a name leads to counts: a removed file's room is free at once.
+    fn used_bytes_below(&self, id: InodeId) -> u64 {
+        match &self.inodes[&id].body {
+            Body::File { live, .. } => live.len() as u64,
+            Body::Directory { live, .. } => live.values().map(|child| self.used_bytes_below(*child)).sum(),
+        }
+    }
+
+    fn collect_files(&self, id: InodeId, path: &Path, found: &mut Vec<PathBuf>) {
+        match &self.inodes[&id].body {
+            Body::File { .. } => found.push(path.to_path_buf()),
+            Body::Directory { live, .. } => {
+                live.iter().for_each(|(name, child)| self.collect_files(*child, &path.join(name), found));
+            }
+        }
+    }
+
+    fn copy_durable(
+        &self,
+        id: InodeId,
+        kept: &mut BTreeMap<InodeId, Inode>,
+        next_inode: &mut InodeId,
+    ) -> InodeId {
+        let copy_id = *next_inode;
+        *next_inode += 1;
+        let original = &self.inodes[&id];
+        let body = match &original.body {
+            Body::File { durable, .. } => Body::File { live: durable.clone(), durable: durable.clone() },
+            Body::Directory { durable, .. } => {
+                let names: BTreeMap<OsString, InodeId> = durable
+                    .iter()
+                    .map(|(name, child)| (name.clone(), self.copy_durable(*child, kept, next_inode)))
+                    .collect();
+                Body::Directory { live: names.clone(), durable: names }
+            }
+        };
+        kept.insert(copy_id, Inode { mode: original.mode, body });
+        copy_id
+    }
+}
+
+impl Inode {
+    fn metadata(&self) -> Metadata {
+        match &self.body {
+            Body::File { live, .. } => {
+                Metadata { kind: EntryKind::File, size_bytes: live.len() as u64, mode: self.mode }
+            }
+            Body::Directory { .. } => Metadata { kind: EntryKind::Directory, size_bytes: 0, mode: self.mode },
+        }
+    }
+}
+
+impl Body {
+    fn empty_directory() -> Self {
+        Body::Directory { live: BTreeMap::new(), durable: BTreeMap::new() }
+    }
+}
+
+/// The names from the root down. A relative path is taken from the root; `..` is refused.
+fn names(path: &Path) -> io::Result<Vec<OsString>> {
+    path.components()
+        .filter_map(|component| match component {
+            Component::Normal(name) => Some(Ok(name.to_os_string())),
+            Component::RootDir | Component::CurDir => None,
+            Component::ParentDir | Component::Prefix(_) => Some(Err(ErrorKind::InvalidInput.into())),
+        })
+        .collect()
+}
+
+fn split(path: &Path) -> io::Result<(PathBuf, OsString)> {
+    let name = path.file_name().map(OsStr::to_os_string).ok_or(ErrorKind::InvalidInput)?;
+    Ok((path.parent().unwrap_or(Path::new("/")).to_path_buf(), name))
+}
+
+fn usize_of(bytes: u64) -> io::Result<usize> {
+    usize::try_from(bytes).map_err(|_| ErrorKind::FileTooLarge.into())
+}

@@ -1,0 +1,161 @@
+//! The rows of persistent topics: one small file each, one directory per topic ([architecture] section 7).
+//!
+//! ```text
+//!   apply([Put a, Put b, Delete c])
+//!      ├─ make the topic directories that are missing       (once per directory and process)
+//!      ├─ write and sync each temporary, rename it; remove   (in the order given)
+//!      └─ sync each distinct directory once                  after this: durable
+//! ```
+//!
+//! A row is atomic; several are not: a cut before `apply` returns may keep any of them. A step whose rows belong
+//! together therefore ends with a single row in a call of its own, the commit point.
+//!
+//! Rows are bytes here. Deliberately absent: JSON, what a key means, and who may write which topic.
+
+use std::collections::BTreeSet;
+use std::io::{self, ErrorKind};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use crate::crashsafe;
+use crate::disk::{Disk, named};
+use crate::layout::{MAX_COMPONENT_BYTES, PersistLayout, component, from_component};
+
+/// One agent's persistent rows.
+#[derive(Debug)]
+pub struct RowStore {
+    disk: Arc<dyn Disk>,
+    layout: PersistLayout,
+    agent: String,
+    /// Directories whose names this process has made durable; they are not looked at again.
+    ready_dirs: Mutex<BTreeSet<PathBuf>>,
+}
+
+/// A row found on disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LoadedRow {
+    pub key: String,
+    pub path: PathBuf,
+    pub bytes: Vec<u8>,
+}
+
+/// One change of a row. `topic` and `key` are text; the key may hold anything, it is made into a safe name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RowChange<'a> {
+    Put { topic: &'a str, key: &'a str, bytes: &'a [u8] },
+    Delete { topic: &'a str, key: &'a str },
+}
+
+impl RowStore {
+    /// Touches nothing: directories come with the first row.
+    pub fn new(disk: Arc<dyn Disk>, layout: &PersistLayout, agent: &str) -> Self {
+        let agent = agent.to_string();
+        RowStore { disk, layout: layout.clone(), agent, ready_dirs: Mutex::default() }
+    }
+
+    /// Durable when `Ok`. After an error or a cut the row is whole, old or new.
+    pub fn put(&self, topic: &str, key: &str, bytes: &[u8]) -> io::Result<()> {
+        self.apply(&[RowChange::Put { topic, key, bytes }])
+    }
+
+    /// Durable when `Ok`; a row that is missing already is fine. After an error or a cut it may be back.
+    pub fn delete(&self, topic: &str, key: &str) -> io::Result<()> {
+        self.apply(&[RowChange::Delete { topic, key }])
+    }
+
+    /// [`RowStore::apply`] for `(topic, key, bytes)`.
+    pub fn put_all(&self, rows: &[(&str, &str, &[u8])]) -> io::Result<()> {
+        let changes: Vec<RowChange<'_>> =
+            rows.iter().map(|&(topic, key, bytes)| RowChange::Put { topic, key, bytes }).collect();
+        self.apply(&changes)
+    }
+
+    /// All changes, in order, durable when `Ok`. Each distinct directory is synced once, at the end. After an
+    /// error or a cut each row is whole, and any of them may be old or new; applying again finishes.
+    pub fn apply(&self, changes: &[RowChange<'_>]) -> io::Result<()> {
+        let mut dirs = BTreeSet::new();
+        for change in changes {
+            if let Some(dir) = self.apply_unsynced(change)? {
+                dirs.insert(dir);
+            }
+        }
+        dirs.iter().try_for_each(|dir| self.disk.sync_dir(dir))
+    }
+
+    /// Every row of the topic, sorted by key. Temporaries that a cut left are removed; other strange files are
+    /// left alone with a warning. A row whose file cannot be read fails the whole load: that is an I/O error,
+    /// not damage.
+    pub fn load(&self, topic: &str) -> io::Result<Vec<LoadedRow>> {
+        let dir = self.layout.topic_dir(&self.agent, topic);
+        crashsafe::sweep_temporaries(&*self.disk, &dir)?;
+        let entries = match self.disk.list(&dir) {
+            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+            listed => listed?,
+        };
+        let mut rows = Vec::new();
+        for entry in entries {
+            let path = dir.join(&entry.name);
+            match entry.text().and_then(key_of).filter(|_| entry.is_file()) {
+                Some(key) => rows.push(LoadedRow { key, bytes: self.disk.read(&path)?, path }),
+                None => tracing::warn!(path = %path.display(), "not a row, left alone"),
+            }
+        }
+        rows.sort_by(|a, b| a.key.cmp(&b.key));
+        Ok(rows)
+    }
+
+    /// Where the row is kept, for messages and for quarantine.
+    pub fn path_of(&self, topic: &str, key: &str) -> PathBuf {
+        self.layout.row_file(&self.agent, topic, &key)
+    }
+
+    /// Returns the directory that has to be synced for it, if any.
+    fn apply_unsynced(&self, change: &RowChange<'_>) -> io::Result<Option<PathBuf>> {
+        match *change {
+            RowChange::Put { topic, key, bytes } => {
+                let (dir, path) = self.place_of(topic, key)?;
+                self.ensure_ready(&dir)?;
+                crashsafe::replace_unsynced(&*self.disk, &path, bytes)?;
+                Ok(Some(dir))
+            }
+            RowChange::Delete { topic, key } => {
+                let (dir, path) = self.place_of(topic, key)?;
+                self.remove_unsynced(&path)?;
+                // Without its directory the row is gone, and the directory's name was durable or never there.
+                Ok(self.disk.metadata(&dir)?.map(|_| dir))
+            }
+        }
+    }
+
+    fn remove_unsynced(&self, path: &Path) -> io::Result<()> {
+        match self.disk.remove_file(path) {
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
+            removed => removed,
+        }
+    }
+
+    fn place_of(&self, topic: &str, key: &str) -> io::Result<(PathBuf, PathBuf)> {
+        let path = self.path_of(topic, key);
+        if component(&key).len() > MAX_COMPONENT_BYTES {
+            return Err(named("name a row", &path, ErrorKind::InvalidFilename.into()));
+        }
+        Ok((self.layout.topic_dir(&self.agent, topic), path))
+    }
+
+    fn ensure_ready(&self, dir: &Path) -> io::Result<()> {
+        if self.ready_dirs().contains(dir) {
+            return Ok(());
+        }
+        crashsafe::ensure_dir(&*self.disk, dir)?;
+        self.ready_dirs().insert(dir.to_path_buf());
+        Ok(())
+    }
+
+    fn ready_dirs(&self) -> std::sync::MutexGuard<'_, BTreeSet<PathBuf>> {
+        self.ready_dirs.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+fn key_of(name: &str) -> Option<String> {
+    from_component(name.strip_suffix(".json")?)
+}

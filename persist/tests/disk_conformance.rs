@@ -1,0 +1,164 @@
+//! One suite for every [`Disk`]: the fake enforces the kernel's rules, or tests on it prove nothing.
+
+use std::io::ErrorKind;
+use std::path::Path;
+
+use holdfast_persist::{Disk, EntryKind, MemDisk, RealDisk};
+
+#[test]
+fn the_real_disk_conforms() {
+    let dir = tempfile::tempdir().unwrap();
+    check_all(&RealDisk, dir.path());
+}
+
+#[test]
+fn the_disk_in_memory_conforms() {
+    let disk = MemDisk::new();
+    disk.create_dir(Path::new("/root"), 0o700).unwrap();
+    check_all(&disk, Path::new("/root"));
+}
+
+fn check_all(disk: &dyn Disk, root: &Path) {
+    type Check = fn(&dyn Disk, &Path);
+    let checks: [(&str, Check); 9] = [
+        ("create", creating_a_file_is_exclusive),
+        ("offsets", reading_and_writing_at_offsets),
+        ("truncate", truncating_cuts_and_extends),
+        ("missing", what_is_missing_is_not_found),
+        ("kinds", files_are_not_directories),
+        ("rename", renaming_replaces_files_only),
+        ("remove", removing),
+        ("list", listing_is_sorted),
+        ("lock", a_lock_is_exclusive_until_dropped),
+    ];
+    for (name, check) in checks {
+        let dir = root.join(name);
+        disk.create_dir(&dir, 0o700).unwrap();
+        check(disk, &dir);
+    }
+    let space = disk.space(root).unwrap();
+    assert!(space.free_bytes <= space.total_bytes && space.total_bytes > 0);
+}
+
+fn kind<T: std::fmt::Debug>(result: std::io::Result<T>) -> ErrorKind {
+    result.expect_err("must fail").kind()
+}
+
+fn creating_a_file_is_exclusive(disk: &dyn Disk, dir: &Path) {
+    let file = dir.join("a");
+    disk.create_new(&file, b"one", 0o600).unwrap();
+    assert_eq!(kind(disk.create_new(&file, b"two", 0o600)), ErrorKind::AlreadyExists);
+    assert_eq!(disk.read(&file).unwrap(), b"one");
+    let found = disk.metadata(&file).unwrap().unwrap();
+    assert_eq!((found.kind, found.size_bytes, found.mode), (EntryKind::File, 3, 0o600));
+    disk.sync_file(&file).unwrap();
+    disk.sync_dir(dir).unwrap();
+}
+
+fn reading_and_writing_at_offsets(disk: &dyn Disk, dir: &Path) {
+    let file = dir.join("a");
+    disk.write_at(&file, 2, b"cd").unwrap();
+    assert_eq!(disk.read(&file).unwrap(), b"\0\0cd");
+    disk.write_at(&file, 0, b"ab").unwrap();
+    disk.write_at(&file, 4, b"ef").unwrap();
+    assert_eq!(disk.read_at(&file, 1, 3).unwrap(), b"bcd");
+    assert_eq!(disk.read_at(&file, 4, 100).unwrap(), b"ef");
+    assert_eq!(disk.read_at(&file, 100, 1).unwrap(), b"");
+    assert_eq!(disk.metadata(&file).unwrap().unwrap().mode, 0o600);
+    disk.write_at(&dir.join("empty"), 0, b"").unwrap();
+    assert_eq!(disk.read(&dir.join("empty")).unwrap(), b"");
+}
+
+fn truncating_cuts_and_extends(disk: &dyn Disk, dir: &Path) {
+    let file = dir.join("a");
+    disk.create_new(&file, b"abc", 0o600).unwrap();
+    disk.truncate(&file, 1).unwrap();
+    disk.truncate(&file, 3).unwrap();
+    assert_eq!(disk.read(&file).unwrap(), b"a\0\0");
+    assert_eq!(kind(disk.truncate(&dir.join("missing"), 0)), ErrorKind::NotFound);
+}
+
+fn what_is_missing_is_not_found(disk: &dyn Disk, dir: &Path) {
+    let gone = dir.join("gone");
+    assert_eq!(disk.metadata(&gone).unwrap(), None);
+    assert_eq!(disk.metadata(&gone.join("below")).unwrap(), None);
+    let below = gone.join("below");
+    assert_eq!(kind(disk.read(&gone)), ErrorKind::NotFound);
+    assert_eq!(kind(disk.read_at(&gone, 0, 1)), ErrorKind::NotFound);
+    assert_eq!(kind(disk.create_new(&below, b"", 0o600)), ErrorKind::NotFound);
+    assert_eq!(kind(disk.write_at(&below, 0, b"")), ErrorKind::NotFound);
+    assert_eq!(kind(disk.create_dir(&below, 0o700)), ErrorKind::NotFound);
+    assert_eq!(kind(disk.sync_file(&gone)), ErrorKind::NotFound);
+    assert_eq!(kind(disk.sync_dir(&gone)), ErrorKind::NotFound);
+    assert_eq!(kind(disk.rename(&gone, &dir.join("other"))), ErrorKind::NotFound);
+    assert_eq!(kind(disk.remove_file(&gone)), ErrorKind::NotFound);
+    assert_eq!(kind(disk.remove_dir(&gone)), ErrorKind::NotFound);
+    assert_eq!(kind(disk.list(&gone)), ErrorKind::NotFound);
+    assert_eq!(kind(disk.space(&gone)), ErrorKind::NotFound);
+    let text = disk.read(&gone).unwrap_err().to_string();
+    assert!(text.starts_with(&format!("cannot read {}: ", gone.display())), "{text}");
+}
+
+fn files_are_not_directories(disk: &dyn Disk, dir: &Path) {
+    let file = dir.join("file");
+    disk.create_new(&file, b"", 0o600).unwrap();
+    assert_eq!(kind(disk.list(&file)), ErrorKind::NotADirectory);
+    assert_eq!(kind(disk.sync_dir(&file)), ErrorKind::NotADirectory);
+    assert_eq!(kind(disk.remove_dir(&file)), ErrorKind::NotADirectory);
+    assert_eq!(kind(disk.create_new(&file.join("x"), b"", 0o600)), ErrorKind::NotADirectory);
+    assert_eq!(kind(disk.read(dir)), ErrorKind::IsADirectory);
+    assert_eq!(kind(disk.write_at(dir, 0, b"x")), ErrorKind::IsADirectory);
+    assert_eq!(kind(disk.create_dir(&file, 0o700)), ErrorKind::AlreadyExists);
+    assert_eq!(disk.metadata(dir).unwrap().unwrap().kind, EntryKind::Directory);
+}
+
+fn renaming_replaces_files_only(disk: &dyn Disk, dir: &Path) {
+    let (a, b, sub) = (dir.join("a"), dir.join("b"), dir.join("sub"));
+    disk.create_new(&a, b"new", 0o600).unwrap();
+    disk.create_new(&b, b"old", 0o600).unwrap();
+    disk.create_dir(&sub, 0o700).unwrap();
+    disk.rename(&a, &b).unwrap();
+    assert_eq!(disk.read(&b).unwrap(), b"new");
+    assert_eq!(disk.metadata(&a).unwrap(), None);
+    disk.rename(&b, &b).unwrap();
+    assert_eq!(kind(disk.rename(&b, &sub)), ErrorKind::IsADirectory);
+    assert_eq!(kind(disk.rename(&sub, &b)), ErrorKind::NotADirectory);
+    assert_eq!(kind(disk.rename(&sub, &sub.join("inside"))), ErrorKind::InvalidInput);
+    disk.rename(&b, &sub.join("b")).unwrap();
+    disk.rename(&sub, &dir.join("moved")).unwrap();
+    assert_eq!(disk.read(&dir.join("moved/b")).unwrap(), b"new");
+    assert_eq!(kind(disk.rename(&dir.join("moved/b"), &dir.join("missing/b"))), ErrorKind::NotFound);
+}
+
+fn removing(disk: &dyn Disk, dir: &Path) {
+    let (sub, file) = (dir.join("sub"), dir.join("sub/file"));
+    disk.create_dir(&sub, 0o700).unwrap();
+    disk.create_new(&file, b"", 0o600).unwrap();
+    assert_eq!(kind(disk.remove_dir(&sub)), ErrorKind::DirectoryNotEmpty);
+    assert_eq!(kind(disk.remove_file(&sub)), ErrorKind::IsADirectory);
+    disk.remove_file(&file).unwrap();
+    disk.remove_dir(&sub).unwrap();
+    assert_eq!(disk.metadata(&sub).unwrap(), None);
+}
+
+fn listing_is_sorted(disk: &dyn Disk, dir: &Path) {
+    disk.create_new(&dir.join("b"), b"12", 0o600).unwrap();
+    disk.create_dir(&dir.join("c"), 0o700).unwrap();
+    disk.create_new(&dir.join("a"), b"1", 0o600).unwrap();
+    let found: Vec<_> = disk
+        .list(dir)
+        .unwrap()
+        .into_iter()
+        .map(|entry| (entry.text().unwrap().to_string(), entry.kind, entry.size_bytes))
+        .collect();
+    let expected = [("a", EntryKind::File, 1), ("b", EntryKind::File, 2), ("c", EntryKind::Directory, 0)];
+    assert_eq!(found, expected.map(|(name, kind, size)| (name.to_string(), kind, size)));
+}
+
+fn a_lock_is_exclusive_until_dropped(disk: &dyn Disk, dir: &Path) {
+    let file = dir.join("lock");
+    let held = disk.lock_exclusive(&file).unwrap();
+    assert_eq!(kind(disk.lock_exclusive(&file)), ErrorKind::WouldBlock);
+    drop(held);
+    disk.lock_exclusive(&file).unwrap();
+}
