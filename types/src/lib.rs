@@ -2,8 +2,24 @@
 //!
 //! No clock, no disk, no tokio: values that agents exchange on the bus and keep in records.
 
+pub mod app;
+pub mod device;
+pub mod domain;
+pub mod error;
+pub mod ids;
+pub mod operation;
 pub mod shape;
+pub mod snapshot;
 pub mod topic;
+pub mod volume;
 
+pub use app::*;
+pub use device::*;
+pub use domain::*;
+pub use error::{EntityKind, ErrorEntity, ErrorReport, Severity, Timestamp, error_chain};
+pub use ids::*;
+pub use operation::*;
 pub use shape::{Field, Record, Shape};
+pub use snapshot::*;
 pub use topic::{Durability, Topic};
+pub use volume::*;

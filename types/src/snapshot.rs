@@ -1,0 +1,284 @@
+//! Snapshots: the exchange between zedmanager and volumemgr, and the two records a snapshot consists of beside
+//! its application's configuration ([003] "Snapshot Data Structures").
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::app::{UUID_AND_VERSION, UuidAndVersion, null_is_default};
+use crate::error::{ErrorReport, Timestamp, optional_error};
+use crate::ids::{AppId, Generation, OperationNumber, SnapshotId, VolumeId, VolumeKey};
+use crate::shape::{Field, Record, Shape};
+use crate::topic::{Durability, Topic};
+
+/// What makes a snapshot be taken ([003] A2), with EVE's numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "i32", into = "i32")]
+pub enum SnapshotType {
+    /// Never taken.
+    Unspecified,
+    /// At the application's next update, before the new version starts.
+    AppUpdate,
+    /// Now; a running guest is stopped and started again.
+    Immediate,
+}
+
+impl From<SnapshotType> for i32 {
+    fn from(kind: SnapshotType) -> i32 {
+        match kind {
+            SnapshotType::Unspecified => 0,
+            SnapshotType::AppUpdate => 1,
+            SnapshotType::Immediate => 2,
+        }
+    }
+}
+
+impl TryFrom<i32> for SnapshotType {
+    type Error = String;
+
+    fn try_from(number: i32) -> Result<Self, String> {
+        match number {
+            0 => Ok(SnapshotType::Unspecified),
+            1 => Ok(SnapshotType::AppUpdate),
+            2 => Ok(SnapshotType::Immediate),
+            other => Err(format!("unknown snapshot type {other}")),
+        }
+    }
+}
+
+/// A snapshot's id and type: all that is known of one that was only asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SnapshotDesc {
+    #[serde(rename = "SnapshotID")]
+    pub id: SnapshotId,
+    #[serde(rename = "SnapshotType")]
+    pub kind: SnapshotType,
+}
+
+/// The record `snapshotInstanceStatus.json`: a snapshot as the controller will hear of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SnapshotInstanceStatus {
+    #[serde(rename = "Snapshot")]
+    pub snapshot: SnapshotDesc,
+    #[serde(rename = "Reported", default)]
+    pub reported: bool,
+    /// When its update or its order came.
+    #[serde(rename = "TimeTriggered", default)]
+    pub time_triggered: Option<Timestamp>,
+    /// When it was cut, UTC ([003] B8).
+    #[serde(rename = "TimeCreated", default)]
+    pub time_created: Option<Timestamp>,
+    #[serde(rename = "AppInstanceID")]
+    pub app: AppId,
+    /// The version of the configuration it holds.
+    #[serde(rename = "ConfigVersion")]
+    pub config_version: UuidAndVersion,
+    /// The last failure about it; cleared by the next success of the same operation ([003] A6).
+    #[serde(rename = "Error", default, with = "optional_error")]
+    pub error: Option<ErrorReport>,
+    /// The operation that cut it; orders snapshots whatever the clock did. Zero in records that EVE wrote.
+    #[serde(rename = "OperationNumber", default)]
+    pub operation: OperationNumber,
+}
+
+impl Record for SnapshotInstanceStatus {
+    const NAME: &'static str = "SnapshotInstanceStatus";
+    const SHAPE: Shape = Shape::Struct(&[
+        Field::mandatory("Snapshot").of(&SNAPSHOT_DESC),
+        Field::mandatory("AppInstanceID"),
+        Field::mandatory("ConfigVersion").of(&UUID_AND_VERSION),
+    ]);
+}
+
+const SNAPSHOT_DESC: Shape =
+    Shape::Struct(&[Field::mandatory("SnapshotID"), Field::mandatory("SnapshotType")]);
+
+/// What zedmanager asks of volumemgr, with EVE's numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "i32", into = "i32")]
+pub enum SnapshotAction {
+    Unspecified,
+    Create,
+    Rollback,
+    /// Asked for by un-publishing the config ([003] D2); only ever seen in a status.
+    Delete,
+}
+
+impl From<SnapshotAction> for i32 {
+    fn from(action: SnapshotAction) -> i32 {
+        match action {
+            SnapshotAction::Unspecified => 0,
+            SnapshotAction::Create => 1,
+            SnapshotAction::Rollback => 2,
+            SnapshotAction::Delete => 3,
+        }
+    }
+}
+
+impl TryFrom<i32> for SnapshotAction {
+    type Error = String;
+
+    fn try_from(number: i32) -> Result<Self, String> {
+        match number {
+            0 => Ok(SnapshotAction::Unspecified),
+            1 => Ok(SnapshotAction::Create),
+            2 => Ok(SnapshotAction::Rollback),
+            3 => Ok(SnapshotAction::Delete),
+            other => Err(format!("unknown snapshot action {other}")),
+        }
+    }
+}
+
+/// zedmanager's request about one snapshot; the key is the snapshot's id. Un-publishing it asks for deletion.
+///
+/// Published only while the guest is confirmed down: a snapshot config on the bus is leave to touch storage.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VolumesSnapshotConfig {
+    #[serde(rename = "SnapshotID")]
+    pub snapshot: SnapshotId,
+    #[serde(rename = "Action")]
+    pub action: SnapshotAction,
+    /// The application's volumes at the cut; for a rollback those of the snapshot.
+    #[serde(rename = "VolumeIDs")]
+    pub volumes: Vec<VolumeKey>,
+    #[serde(rename = "AppUUID")]
+    pub app: AppId,
+    #[serde(rename = "OperationNumber")]
+    pub operation: OperationNumber,
+}
+
+impl Topic for VolumesSnapshotConfig {
+    const NAME: &'static str = "VolumesSnapshotConfig";
+    const DURABILITY: Durability = Durability::Volatile;
+    type Key = SnapshotId;
+
+    fn key(&self) -> SnapshotId {
+        self.snapshot
+    }
+}
+
+/// How one volume takes part in a snapshot, by volume id in [`VolumesSnapshotStatus::meta`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum VolumeSnapshotMeta {
+    Recorded(RecordedMeta),
+    /// EVE's record: the name of the snapshot within the image, of whatever generation the volume has.
+    Eve(String),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct RecordedMeta {
+    /// The handler that made it: `qcow2`, `zvol`, or `read-only` for a volume that is recorded as unchanged.
+    pub handler: String,
+    #[serde(rename = "GenerationCounter")]
+    pub generation: Generation,
+    /// The snapshot's name on storage, chosen once, in the intent. Empty for a read-only volume.
+    pub storage_name: String,
+    /// The volume's size for the guest when it was cut, in bytes.
+    #[serde(default)]
+    pub size_bytes: u64,
+}
+
+/// volumemgr's answer, and the record `volumesSnapshotStatus.json`; the key is the snapshot's id.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VolumesSnapshotStatus {
+    #[serde(rename = "SnapshotID")]
+    pub snapshot: SnapshotId,
+    #[serde(rename = "VolumeSnapshotMeta", deserialize_with = "null_is_default")]
+    pub meta: BTreeMap<VolumeId, VolumeSnapshotMeta>,
+    /// When storage cut it, UTC.
+    #[serde(rename = "TimeCreated", default)]
+    pub time_created: Option<Timestamp>,
+    #[serde(rename = "AppUUID")]
+    pub app: AppId,
+    /// EVE's counter that makes an equal status differ; the operation number does that here. Kept for EVE.
+    #[serde(rename = "RefCount", default)]
+    pub ref_count: i64,
+    #[serde(rename = "ResultOfAction", default = "unspecified")]
+    pub result_of: SnapshotAction,
+    /// The request this answers. In the record: the operation that made the snapshot.
+    #[serde(rename = "OperationNumber", default)]
+    pub operation: OperationNumber,
+    /// The error of the action, in EVE's flattened form.
+    #[serde(flatten, with = "optional_error")]
+    pub error: Option<ErrorReport>,
+}
+
+fn unspecified() -> SnapshotAction {
+    SnapshotAction::Unspecified
+}
+
+impl VolumesSnapshotStatus {
+    /// The volumes in the snapshot. A volume from EVE's record has no generation of its own there.
+    pub fn volume_keys(&self) -> Vec<VolumeKey> {
+        self.meta
+            .iter()
+            .filter_map(|(volume, meta)| match meta {
+                VolumeSnapshotMeta::Recorded(meta) => {
+                    Some(VolumeKey { volume: *volume, generation: meta.generation })
+                }
+                VolumeSnapshotMeta::Eve(_) => None,
+            })
+            .collect()
+    }
+}
+
+impl Topic for VolumesSnapshotStatus {
+    const NAME: &'static str = "VolumesSnapshotStatus";
+    const DURABILITY: Durability = Durability::Volatile;
+    type Key = SnapshotId;
+
+    fn key(&self) -> SnapshotId {
+        self.snapshot
+    }
+}
+
+impl Record for VolumesSnapshotStatus {
+    const NAME: &'static str = "VolumesSnapshotStatus";
+    const SHAPE: Shape = Shape::Struct(&[
+        Field::mandatory("SnapshotID"),
+        Field::mandatory("VolumeSnapshotMeta").of(&Shape::Map(&Shape::Any)),
+        Field::mandatory("AppUUID"),
+    ]);
+}
+
+/// zedmanager's question before it stops a guest: would this action be possible? ([003] B3, C1) Keyed by snapshot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SnapshotPreflightConfig {
+    pub snapshot: SnapshotId,
+    pub app: AppId,
+    pub action: SnapshotAction,
+    pub volumes: Vec<VolumeKey>,
+    pub operation: OperationNumber,
+}
+
+impl Topic for SnapshotPreflightConfig {
+    const NAME: &'static str = "SnapshotPreflightConfig";
+    const DURABILITY: Durability = Durability::Volatile;
+    type Key = SnapshotId;
+
+    fn key(&self) -> SnapshotId {
+        self.snapshot
+    }
+}
+
+/// volumemgr's answer to a [`SnapshotPreflightConfig`]; nothing was touched to find it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SnapshotPreflightStatus {
+    pub snapshot: SnapshotId,
+    pub app: AppId,
+    pub operation: OperationNumber,
+    /// None: go ahead. Otherwise why not, naming each volume that refused.
+    pub refusal: Option<ErrorReport>,
+}
+
+impl Topic for SnapshotPreflightStatus {
+    const NAME: &'static str = "SnapshotPreflightStatus";
+    const DURABILITY: Durability = Durability::Volatile;
+    type Key = SnapshotId;
+
+    fn key(&self) -> SnapshotId {
+        self.snapshot
+    }
+}
