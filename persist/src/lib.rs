@@ -17,12 +17,18 @@
 pub mod crashsafe;
 pub mod disk;
 pub mod layout;
+mod mandatory;
 pub mod mem_disk;
+pub mod quarantine;
 pub mod real_disk;
+pub mod record;
+pub mod reserve;
 pub mod rows;
 
 pub use disk::{Disk, DiskLock, EntryKind, Space};
 pub use layout::PersistLayout;
 pub use mem_disk::MemDisk;
 pub use real_disk::RealDisk;
+pub use record::RecordError;
+pub use reserve::{Reserve, ReserveState, with_reserve};
 pub use rows::{LoadedRow, RowStore};

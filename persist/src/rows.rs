@@ -20,6 +20,7 @@ use std::sync::{Arc, Mutex};
 use crate::crashsafe;
 use crate::disk::{Disk, named};
 use crate::layout::{MAX_COMPONENT_BYTES, PersistLayout, component, from_component};
+use crate::reserve::{Reserve, with_reserve};
 
 /// One agent's persistent rows.
 #[derive(Debug)]
@@ -27,6 +28,7 @@ pub struct RowStore {
     disk: Arc<dyn Disk>,
     layout: PersistLayout,
     agent: String,
+    reserve: Option<Arc<Reserve>>,
     /// Directories whose names this process has made durable; they are not looked at again.
     ready_dirs: Mutex<BTreeSet<PathBuf>>,
 }
@@ -50,7 +52,12 @@ impl RowStore {
     /// Touches nothing: directories come with the first row.
     pub fn new(disk: Arc<dyn Disk>, layout: &PersistLayout, agent: &str) -> Self {
         let agent = agent.to_string();
-        RowStore { disk, layout: layout.clone(), agent, ready_dirs: Mutex::default() }
+        RowStore { disk, layout: layout.clone(), agent, reserve: None, ready_dirs: Mutex::default() }
+    }
+
+    /// A change that finds no space gives this reserve up and is tried once more; the reserve is spent then.
+    pub fn with_reserve(self, reserve: Arc<Reserve>) -> Self {
+        RowStore { reserve: Some(reserve), ..self }
     }
 
     /// Durable when `Ok`. After an error or a cut the row is whole, old or new.
@@ -73,13 +80,10 @@ impl RowStore {
     /// All changes, in order, durable when `Ok`. Each distinct directory is synced once, at the end. After an
     /// error or a cut each row is whole, and any of them may be old or new; applying again finishes.
     pub fn apply(&self, changes: &[RowChange<'_>]) -> io::Result<()> {
-        let mut dirs = BTreeSet::new();
-        for change in changes {
-            if let Some(dir) = self.apply_unsynced(change)? {
-                dirs.insert(dir);
-            }
+        match &self.reserve {
+            Some(reserve) => with_reserve(&*self.disk, reserve, || self.apply_once(changes)).map(drop),
+            None => self.apply_once(changes),
         }
-        dirs.iter().try_for_each(|dir| self.disk.sync_dir(dir))
     }
 
     /// Every row of the topic, sorted by key. Temporaries that a cut left are removed; other strange files are
@@ -107,6 +111,16 @@ impl RowStore {
     /// Where the row is kept, for messages and for quarantine.
     pub fn path_of(&self, topic: &str, key: &str) -> PathBuf {
         self.layout.row_file(&self.agent, topic, &key)
+    }
+
+    fn apply_once(&self, changes: &[RowChange<'_>]) -> io::Result<()> {
+        let mut dirs = BTreeSet::new();
+        for change in changes {
+            if let Some(dir) = self.apply_unsynced(change)? {
+                dirs.insert(dir);
+            }
+        }
+        dirs.iter().try_for_each(|dir| self.disk.sync_dir(dir))
     }
 
     /// Returns the directory that has to be synced for it, if any.

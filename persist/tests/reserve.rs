@@ -1,0 +1,181 @@
+//! A full disk: the step under way finishes on the reserve, deleting works, and the reserve comes back.
+
+use std::io::ErrorKind;
+use std::path::Path;
+use std::sync::Arc;
+
+use holdfast_persist::record::store;
+use holdfast_persist::{
+    Disk, MemDisk, PersistLayout, RealDisk, Reserve, ReserveState, RowStore, with_reserve,
+};
+use holdfast_types::{Field, Record, Shape};
+
+const BALLAST_BYTES: u64 = 10_000;
+
+struct Node {
+    disk: MemDisk,
+    layout: PersistLayout,
+    reserve: Arc<Reserve>,
+    rows: RowStore,
+}
+
+/// A node whose disk has room for the ballast, twice over, and then some.
+fn node() -> Node {
+    let disk = MemDisk::with_capacity(4 * BALLAST_BYTES);
+    let layout = PersistLayout::new("/persist");
+    layout.prepare(&disk).unwrap();
+    start(disk, layout)
+}
+
+fn start(disk: MemDisk, layout: PersistLayout) -> Node {
+    let reserve = Arc::new(Reserve::with_size(&layout, BALLAST_BYTES));
+    reserve.ensure(&disk).unwrap();
+    let rows =
+        RowStore::new(Arc::new(disk.clone()), &layout, "zedmanager").with_reserve(Arc::clone(&reserve));
+    Node { disk, layout, reserve, rows }
+}
+
+impl Node {
+    /// Somebody else takes all that is left.
+    fn fill_up(&self) {
+        let free_bytes = self.disk.space(Path::new("/")).unwrap().free_bytes;
+        self.disk.write_at(Path::new("/filler"), 0, &vec![1; free_bytes as usize]).unwrap();
+        self.disk.sync_file(Path::new("/filler")).unwrap();
+        self.disk.sync_dir(Path::new("/")).unwrap();
+    }
+
+    fn make_room(&self) {
+        self.disk.remove_file(Path::new("/filler")).unwrap();
+        self.disk.sync_dir(Path::new("/")).unwrap();
+    }
+}
+
+#[test]
+fn the_reserve_is_really_there_and_survives_a_power_cut() {
+    let node = node();
+    assert!(!node.reserve.is_spent());
+    node.disk.crash();
+    let bytes = node.disk.read(&node.layout.reserve_file()).unwrap();
+    assert_eq!(bytes.len() as u64, BALLAST_BYTES);
+    assert!(!start(node.disk, node.layout).reserve.is_spent());
+}
+
+#[test]
+fn a_row_on_a_full_disk_is_written_and_new_operations_are_refused() {
+    let node = node();
+    node.rows.put("Operation", "db", b"old").unwrap();
+    node.fill_up();
+    node.rows.put("Operation", "db", &[7; 500]).unwrap();
+    assert!(node.reserve.is_spent());
+    node.disk.crash();
+    assert_eq!(node.rows.load("Operation").unwrap()[0].bytes, [7; 500]);
+}
+
+#[test]
+fn deleting_needs_no_reserve() {
+    let node = node();
+    node.rows.put("Operation", "db", b"x").unwrap();
+    node.fill_up();
+    node.rows.delete("Operation", "db").unwrap();
+    assert!(!node.reserve.is_spent());
+}
+
+#[test]
+fn when_the_reserve_is_not_enough_the_row_stays_old_and_the_error_says_why() {
+    let node = node();
+    node.rows.put("Operation", "db", b"old").unwrap();
+    node.fill_up();
+    let error = node.rows.put("Operation", "db", &vec![7; BALLAST_BYTES as usize + 500]).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::StorageFull);
+    assert!(error.to_string().contains("db.json"), "{error}");
+    assert_eq!(node.rows.load("Operation").unwrap()[0].bytes, b"old");
+}
+
+#[test]
+fn another_error_leaves_the_reserve_alone() {
+    let node = node();
+    node.disk.fail_at(3, ErrorKind::Other);
+    node.rows.put("Operation", "db", b"x").unwrap_err();
+    assert!(!node.reserve.is_spent());
+}
+
+#[test]
+fn the_reserve_comes_back_when_there_is_room_again_and_not_before() {
+    let node = node();
+    node.fill_up();
+    node.rows.put("Operation", "db", b"x").unwrap();
+    assert_eq!(node.reserve.try_restore(&node.disk).unwrap(), ReserveState::Spent);
+    assert!(node.reserve.is_spent());
+    node.make_room();
+    assert_eq!(node.reserve.try_restore(&node.disk).unwrap(), ReserveState::Held);
+    assert!(!node.reserve.is_spent());
+    let calls = node.disk.call_count();
+    assert_eq!(node.reserve.try_restore(&node.disk).unwrap(), ReserveState::Held);
+    assert_eq!(node.disk.call_count(), calls, "asking while it is held costs nothing");
+}
+
+#[test]
+fn a_node_that_starts_on_a_full_disk_comes_up_with_the_reserve_spent() {
+    let node = node();
+    node.fill_up();
+    node.rows.put("Operation", "db", b"x").unwrap();
+    node.disk.crash();
+    node.layout.prepare(&node.disk).unwrap();
+    let node = start(node.disk, node.layout);
+    assert!(node.reserve.is_spent());
+    node.rows.delete("Operation", "db").unwrap();
+}
+
+#[test]
+fn wherever_the_power_is_cut_making_the_reserve_it_is_whole_or_made_again() {
+    for cut in 1.. {
+        let disk = MemDisk::with_capacity(4 * BALLAST_BYTES);
+        let layout = PersistLayout::new("/persist");
+        layout.prepare(&disk).unwrap();
+        disk.cut_power_at(cut);
+        let finished = Reserve::with_size(&layout, BALLAST_BYTES).ensure(&disk).is_ok();
+        disk.crash();
+        let node = start(disk, layout);
+        assert!(!node.reserve.is_spent());
+        assert_eq!(node.disk.read(&node.layout.reserve_file()).unwrap().len() as u64, BALLAST_BYTES);
+        if finished {
+            return;
+        }
+    }
+}
+
+#[test]
+fn records_can_use_the_reserve_too() {
+    #[derive(Debug, serde::Serialize, serde::Deserialize)]
+    struct Note {
+        text: String,
+    }
+    impl Record for Note {
+        const NAME: &'static str = "note";
+        const SHAPE: Shape = Shape::Struct(&[Field::mandatory("text")]);
+    }
+    let node = node();
+    let path = node.layout.checkpoint_dir().join("note.json");
+    let note = Note { text: "n".repeat(100) };
+    let write = || store(&node.disk, &path, &note);
+    assert!(!with_reserve(&node.disk, &node.reserve, write).unwrap().reserve_used);
+    node.fill_up();
+    assert!(with_reserve(&node.disk, &node.reserve, write).unwrap().reserve_used);
+}
+
+#[test]
+fn on_a_real_disk_the_default_reserve_takes_real_room() {
+    let dir = tempfile::tempdir().unwrap();
+    let layout = PersistLayout::new(dir.path().join("persist"));
+    layout.prepare(&RealDisk).unwrap();
+    let reserve = Reserve::new(&layout);
+    if reserve.ensure(&RealDisk).unwrap() == ReserveState::Spent {
+        eprintln!("skipped: no room for the reserve on {}", dir.path().display());
+        return;
+    }
+    let blocks = std::os::unix::fs::MetadataExt::blocks(&std::fs::metadata(layout.reserve_file()).unwrap());
+    assert!(blocks * 512 >= 8 << 20, "only {blocks} blocks");
+    assert!(reserve.release(&RealDisk).unwrap());
+    assert!(!reserve.release(&RealDisk).unwrap());
+    assert!(reserve.is_spent());
+}
