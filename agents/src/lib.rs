@@ -1,1 +1,3 @@
-//! placeholder
+//! The agents of a Holdfast node and what they need around them.
+
+pub mod wire;
