@@ -41,6 +41,8 @@ pub trait ControllerLink: Send + Sync + Debug {
 }
 
 /// What the controller answered to a question for the configuration.
+// One exists per question, for a moment: a box would only be in the caller's way.
+#[allow(clippy::large_enum_variant)]
 #[derive(Debug, Clone, PartialEq)]
 pub enum Fetched {
     /// The configuration in hand is the newest.
