@@ -31,7 +31,7 @@ use std::path::{Path, PathBuf};
 
 use crate::disk::{DirEntry, Disk, EntryKind, named};
 
-/// Saved configurations can hold secrets ([003] section 7): nobody but the node reads its files.
+/// Saved configurations can hold secrets (architecture section 7): nobody but the node reads its files.
 pub const FILE_MODE: u32 = 0o600;
 pub const DIRECTORY_MODE: u32 = 0o700;
 

@@ -1,4 +1,4 @@
-//! The rows of persistent topics: one small file each, one directory per topic ([architecture] section 7).
+//! The rows of persistent topics: one small file each, one directory per topic (architecture section 7).
 //!
 //! ```text
 //!   apply([Put a, Put b, Delete c])

@@ -179,3 +179,50 @@ fn on_a_real_disk_the_default_reserve_takes_real_room() {
     assert!(!reserve.release(&RealDisk).unwrap());
     assert!(reserve.is_spent());
 }
+
+/// A real file system of this size; unmounted when dropped.
+struct SmallDisk(tempfile::TempDir);
+
+impl SmallDisk {
+    fn mount(size_bytes: u64) -> Option<Self> {
+        let dir = tempfile::tempdir().unwrap();
+        let options = format!("size={size_bytes}");
+        let mounted = std::process::Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &options, "tmpfs"])
+            .arg(dir.path())
+            .output();
+        mounted.is_ok_and(|done| done.status.success()).then_some(SmallDisk(dir))
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount").arg(self.0.path()).output();
+    }
+}
+
+#[test]
+fn on_a_real_full_disk_the_row_is_written_and_the_reserve_comes_back() {
+    let Some(small) = SmallDisk::mount(4 << 20) else {
+        eprintln!("skipped: no small file system can be mounted here");
+        return;
+    };
+    let layout = PersistLayout::new(small.0.path().join("persist"));
+    layout.prepare(&RealDisk).unwrap();
+    let reserve = Arc::new(Reserve::with_size(&layout, 1 << 20));
+    assert_eq!(reserve.ensure(&RealDisk).unwrap(), ReserveState::Held);
+    let rows = RowStore::new(Arc::new(RealDisk), &layout, "zedmanager").with_reserve(Arc::clone(&reserve));
+    rows.put("Operation", "db", b"old").unwrap();
+
+    let filler = layout.downloads_dir().join("filler");
+    let error = RealDisk.write_at(&filler, 0, &vec![1; 8 << 20]).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::StorageFull);
+    layout.prepare(&RealDisk).unwrap();
+    rows.put("Operation", "db", &[7; 5000]).unwrap();
+    assert!(reserve.is_spent());
+    assert_eq!(rows.load("Operation").unwrap()[0].bytes, [7; 5000]);
+    assert_eq!(reserve.try_restore(&RealDisk).unwrap(), ReserveState::Spent);
+
+    RealDisk.remove_file(&filler).unwrap();
+    assert_eq!(reserve.try_restore(&RealDisk).unwrap(), ReserveState::Held);
+}
