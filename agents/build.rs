@@ -21,6 +21,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     let descriptors = protox::compile(sources, [PROTO_FOLDER])?;
     std::fs::write(out_folder.join("wire.descriptors"), descriptors.encode_to_vec())?;
 
-    prost_build::Config::new().out_dir(&out_folder).include_file("wire.rs").compile_fds(descriptors)?;
+    prost_build::Config::new()
+        .enable_type_names()
+        .out_dir(&out_folder)
+        .include_file("wire.rs")
+        .compile_fds(descriptors)?;
     Ok(())
 }

@@ -1,1 +1,3 @@
-//! placeholder
+//! What the tests of Holdfast are made of.
+
+pub mod controller;
