@@ -1,3 +1,4 @@
 //! The agents of a Holdfast node and what they need around them.
 
 pub mod wire;
+pub mod zedmanager;

@@ -3,7 +3,7 @@
 //! At most one operation runs per application, and everything zedmanager must remember of an application stands
 //! in one row, [`AppInstanceState`], so that every commit point is one atomic write.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
@@ -73,11 +73,13 @@ pub struct Operation {
     pub volumes: Vec<VolumeKey>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct RollbackTarget {
     pub snapshot: SnapshotId,
     pub counter: u32,
+    /// The controller's version that asked; it must not undo the rollback afterwards ([003] C5).
+    pub received_version: String,
 }
 
 /// What has become of a snapshot the controller named.
@@ -91,8 +93,9 @@ pub enum SnapshotState {
     Available(SnapshotInstanceStatus),
     /// Could not be cut, or its records are damaged; holds what is known, and its error.
     Failed(SnapshotInstanceStatus),
-    /// To be deleted when the guest is down. Shown in reports again once deleting has failed for good.
-    Deleting { instance: Option<SnapshotInstanceStatus>, since: Timestamp, error: Option<ErrorReport> },
+    /// To be deleted when the guest is down. `asked`: storage was told to, and is never told otherwise again.
+    /// With an error it shows up in reports again ([003] D2).
+    Deleting { instance: SnapshotInstanceStatus, since: Timestamp, asked: bool, error: Option<ErrorReport> },
     /// Given up because of the maximum; stays gone until the controller drops the id ([003] E2).
     Trimmed,
 }
@@ -129,9 +132,6 @@ pub struct AppInstanceState {
     pub waiting: Option<WaitingUpdate>,
     /// The last failed operation's error, until the next success of the same kind.
     pub last_failure: Option<FailedOperation>,
-    /// Rollback counters or ids refused and already reported, so that each is reported once.
-    #[serde(default)]
-    pub refused: BTreeSet<u32>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

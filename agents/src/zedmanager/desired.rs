@@ -1,0 +1,153 @@
+//! What the row says should stand on the bus: references, snapshot requests, pre-flights, the domain.
+//!
+//! Pure functions of the row and the facts; the agent publishes what differs from what it published before.
+
+use std::collections::BTreeSet;
+
+use holdfast_types::{
+    AppInstanceConfig, AppInstanceState, DiskConfig, DomainConfig, Operation, OperationNumber, Phase,
+    SnapshotAction, SnapshotId, SnapshotInstanceStatus, SnapshotPreflightConfig, SnapshotState, VolumeKey,
+    VolumeRefKey, VolumeRefStatus, VolumesSnapshotConfig,
+};
+
+use super::machine::{Facts, Guest, checked_snapshots};
+
+/// Volumes of the configuration in force and of the one being applied.
+pub fn volume_refs(state: &AppInstanceState) -> BTreeSet<VolumeRefKey> {
+    let next = state.operation.as_ref().and_then(|operation| operation.next.as_ref());
+    let configs = state.applied.iter().chain(next);
+    let keys = configs.flat_map(AppInstanceConfig::volume_keys);
+    keys.map(|volume| VolumeRefKey { app: state.app, volume }).collect()
+}
+
+/// One request per snapshot that is to exist. What is not in here, volumemgr deletes.
+pub fn snapshot_configs(state: &AppInstanceState, facts: &Facts<'_>) -> Vec<VolumesSnapshotConfig> {
+    state
+        .snapshots
+        .iter()
+        .filter_map(|(id, entry)| {
+            let (action, operation, volumes) = match &entry.state {
+                SnapshotState::Available(instance) => kept(state, facts, *id, instance)?,
+                SnapshotState::Failed(instance) if instance.time_created.is_some() => {
+                    kept(state, facts, *id, instance)?
+                }
+                SnapshotState::Deleting { instance, asked: false, .. } => kept(state, facts, *id, instance)?,
+                SnapshotState::Cutting { .. } => cut(state, facts, *id)?,
+                SnapshotState::Requested
+                | SnapshotState::Failed(_)
+                | SnapshotState::Deleting { .. }
+                | SnapshotState::Trimmed => return None,
+            };
+            Some(VolumesSnapshotConfig { snapshot: *id, action, volumes, app: state.app, operation })
+        })
+        .collect()
+}
+
+type Request = (SnapshotAction, OperationNumber, Vec<VolumeKey>);
+
+/// A snapshot that exists: as it was made, unless it is being rolled back to with the guest down.
+fn kept(
+    state: &AppInstanceState,
+    facts: &Facts<'_>,
+    id: SnapshotId,
+    instance: &SnapshotInstanceStatus,
+) -> Option<Request> {
+    if let Some(operation) = &state.operation
+        && operation.phase == Phase::RevertingVolumes
+        && facts.guest == Guest::ConfirmedDown
+        && operation.rollback.as_ref().is_some_and(|target| target.snapshot == id)
+    {
+        return Some((SnapshotAction::Rollback, operation.number, operation.volumes.clone()));
+    }
+    let saved = facts.saved.get(&id).map(AppInstanceConfig::volume_keys);
+    let stored = || facts.storage.get(&id).map(|status| status.volume_keys());
+    let volumes = saved.or_else(stored).unwrap_or_default();
+    Some((SnapshotAction::Create, instance.operation, volumes))
+}
+
+/// A snapshot that is being made: asked for only while the guest is confirmed down.
+fn cut(state: &AppInstanceState, facts: &Facts<'_>, id: SnapshotId) -> Option<Request> {
+    let operation = state.operation.as_ref()?;
+    let asked = operation.phase == Phase::CuttingSnapshots
+        && facts.guest == Guest::ConfirmedDown
+        && operation.snapshots.iter().any(|desc| desc.id == id);
+    asked.then(|| (SnapshotAction::Create, operation.number, operation.volumes.clone()))
+}
+
+/// The questions of the pre-flight, while they are being asked.
+pub fn preflights(state: &AppInstanceState) -> Vec<SnapshotPreflightConfig> {
+    let Some(operation) = &state.operation else { return Vec::new() };
+    if operation.phase != Phase::CheckingStorage {
+        return Vec::new();
+    }
+    let action = if operation.rollback.is_some() { SnapshotAction::Rollback } else { SnapshotAction::Create };
+    let question = |snapshot| SnapshotPreflightConfig {
+        snapshot,
+        app: state.app,
+        action,
+        volumes: operation.volumes.clone(),
+        operation: operation.number,
+    };
+    checked_snapshots(operation).into_iter().map(question).collect()
+}
+
+/// The wish for the domain, before it gets its number.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Domain {
+    /// Leave on the bus what stands there: it is not known yet what would be right.
+    Unchanged,
+    Wanted(Box<DomainConfig>),
+}
+
+/// Whether the guest is to run, and on which disks ([003] B7, C5: never before the operation is over).
+pub fn domain(
+    state: &AppInstanceState,
+    facts: &Facts<'_>,
+    start_held_back: bool,
+    refs: impl Fn(&VolumeRefKey) -> Option<VolumeRefStatus>,
+) -> Domain {
+    let stopping = state.operation.as_ref().is_some_and(needs_guest_down);
+    let Some(applied) = &state.applied else {
+        return if stopping { wanted(state, None, Vec::new()) } else { Domain::Unchanged };
+    };
+    if stopping || !applied.activate {
+        return wanted(state, Some(applied), Vec::new());
+    }
+    if start_held_back || !facts.storage_known || facts.guest == Guest::Unknown {
+        return Domain::Unchanged;
+    }
+    let disks = applied.volumes.iter().map(|volume| {
+        let status = refs(&VolumeRefKey { app: state.app, volume: volume.key() })?;
+        let ready = status.error.is_none() && status.state == holdfast_types::SwState::CreatedVolume;
+        let format = status.format.filter(|_| ready)?;
+        Some(DiskConfig {
+            volume: volume.key(),
+            file_location: status.file_location,
+            format,
+            read_only: status.read_only,
+        })
+    });
+    match disks.collect::<Option<Vec<_>>>() {
+        Some(disks) => {
+            let Domain::Wanted(mut config) = wanted(state, Some(applied), disks) else { unreachable!() };
+            config.activate = true;
+            Domain::Wanted(config)
+        }
+        None => Domain::Unchanged,
+    }
+}
+
+pub fn needs_guest_down(operation: &Operation) -> bool {
+    operation.phase >= Phase::StoppingGuest
+}
+
+fn wanted(state: &AppInstanceState, applied: Option<&AppInstanceConfig>, disks: Vec<DiskConfig>) -> Domain {
+    Domain::Wanted(Box::new(DomainConfig {
+        app: state.app,
+        display_name: applied.map(|config| config.display_name.clone()).unwrap_or_default(),
+        number: 0,
+        activate: false,
+        resources: applied.map(|config| config.resources.clone()).unwrap_or_default(),
+        disks,
+    }))
+}

@@ -1,0 +1,699 @@
+//! The life of one application: a plain function from what is known to what is to be done next.
+//!
+//! ```text
+//!            config                       restart, purge, rollback, snapshot, deletion
+//!  (absent) ───────▶ Install ──▶ settled ─────────────────────────────────────────────▶ operation
+//!                                   ▲                                                       │
+//!                                   └──────── Complete, Fail (undone), Abandon ◀────────────┘
+//!                                   │ config gone
+//!                                   ▼
+//!                               DeleteApp ──▶ (absent)
+//! ```
+//!
+//! An operation walks the phases of [`Phase`] in order and leaves out those with nothing to do. [`decide`] looks at
+//! the row and at the [`Facts`] and names one [`Decision`]; [`carry_out`] changes the row accordingly and says what
+//! must be written besides. Both are called again until the decision is to wait, so that after a restart the same
+//! two functions simply go on from the row. Neither reads a clock, a disk or the bus.
+
+use std::collections::BTreeMap;
+
+use holdfast_types::{
+    AppInstanceConfig, AppInstanceState, ErrorReport, FailedOperation, Operation, OperationKind, Phase,
+    RollbackTarget, SnapshotAction, SnapshotDesc, SnapshotId, SnapshotInstanceStatus,
+    SnapshotPreflightStatus, SnapshotState, Timestamp, UuidAndVersion, VolumeKey, VolumesSnapshotStatus,
+    WaitingUpdate,
+};
+
+use super::change::{self, Change};
+use super::list;
+
+/// What domainmgr says of the guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Guest {
+    /// domainmgr has not told yet what runs.
+    Unknown,
+    /// A process may be touching the disks.
+    Up,
+    /// No process, but a start may be on its way.
+    Down,
+    /// No process, and none will be started: domainmgr has answered the order to stop ([003] B2).
+    ConfirmedDown,
+}
+
+/// How far a volume is that the application refers to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Readiness {
+    Pending,
+    Ready,
+    Broken(ErrorReport),
+}
+
+/// Whether new operations may begin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Admission {
+    All,
+    /// No space: only what frees some.
+    OnlyDeletions,
+    /// Read-only: nothing.
+    Nothing,
+}
+
+/// Everything outside the row that a decision depends on.
+#[derive(Debug)]
+pub struct Facts<'a> {
+    pub now: Timestamp,
+    pub received: Option<&'a AppInstanceConfig>,
+    /// The controller no longer lists the application, and its list is known to be complete.
+    pub removed: bool,
+    /// volumemgr has told every snapshot it has.
+    pub storage_known: bool,
+    pub guest: Guest,
+    pub volumes: &'a BTreeMap<VolumeKey, Readiness>,
+    pub storage: &'a BTreeMap<SnapshotId, VolumesSnapshotStatus>,
+    pub preflight: &'a BTreeMap<SnapshotId, SnapshotPreflightStatus>,
+    /// The configurations set aside for snapshots, as far as their files can be read.
+    pub saved: &'a BTreeMap<SnapshotId, AppInstanceConfig>,
+    pub admission: Admission,
+}
+
+/// What is to be done next.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Decision {
+    Wait(WaitingFor),
+    /// Nothing that needs the guest down differs.
+    ApplyInPlace(Box<AppInstanceConfig>),
+    Begin(Box<Plan>),
+    /// The counter is used up and nothing was touched.
+    RefuseRollback {
+        counter: u32,
+        snapshot: Option<SnapshotId>,
+        why: String,
+    },
+    Enter(Phase),
+    /// Something else is wanted, and the guest was not stopped yet.
+    Abandon,
+    /// A snapshot's deletion is confirmed by storage.
+    ForgetSnapshot(SnapshotId),
+    DeletionFailed(SnapshotId, ErrorReport),
+    /// A snapshot is cut on all volumes and recorded by volumemgr.
+    KeepSnapshot(SnapshotId, Option<Timestamp>),
+    Fail(ErrorReport),
+    Complete,
+    ForgetApp,
+}
+
+/// What the application waits for; the words are shown to people.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WaitingFor {
+    Nothing,
+    Storage,
+    Volumes,
+    Preflight,
+    GuestDown,
+    Deletions,
+    Cuts,
+    Reverts,
+    /// An update failed and waits for another configuration ([003] B5).
+    Controller,
+    /// The disk is full, or the node is read-only.
+    Admission,
+}
+
+/// An operation that is to begin.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Plan {
+    pub kind: OperationKind,
+    pub next: Option<AppInstanceConfig>,
+    pub snapshots: Vec<SnapshotDesc>,
+    pub rollback: Option<RollbackTarget>,
+    pub volumes: Vec<VolumeKey>,
+}
+
+/// What [`carry_out`] wants written before the row.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Write {
+    /// `appInstanceConfig.json` of a snapshot ([003] B1).
+    SaveConfig(SnapshotId, Box<AppInstanceConfig>),
+    /// `snapshotInstanceStatus.json` of a snapshot.
+    SaveInstance(Box<SnapshotInstanceStatus>),
+}
+
+/// Takes in what was received: what it says about snapshots, and whether it lifts a wait.
+pub fn absorb(state: &mut AppInstanceState, facts: &Facts<'_>) {
+    if facts.removed {
+        list::drop_all(state, facts.now);
+        return;
+    }
+    let Some(received) = facts.received else { return };
+    if state.waiting.as_ref().is_some_and(|waiting| waiting.received != *received) {
+        state.waiting = None;
+        ask_again_for_failed_cuts(state);
+    }
+    if state.operation.is_none()
+        && state.superseded_version.as_deref().is_some_and(|version| version != received.version())
+    {
+        state.superseded_version = None;
+    }
+    list::reconcile(state, &received.snapshot, facts.now);
+}
+
+/// A snapshot that could not be cut with an update is asked for again with the next one.
+fn ask_again_for_failed_cuts(state: &mut AppInstanceState) {
+    for entry in state.snapshots.values_mut() {
+        if matches!(&entry.state, SnapshotState::Failed(instance) if instance.time_created.is_none()) {
+            entry.state = SnapshotState::Requested;
+        }
+    }
+}
+
+/// What to do next. Total: every combination of row and facts has an answer.
+pub fn decide(state: &AppInstanceState, facts: &Facts<'_>) -> Decision {
+    if let Some(decision) = confirmed_deletion(state, facts) {
+        return decision;
+    }
+    match &state.operation {
+        Some(operation) => advance(state, operation, facts),
+        None => choose(state, facts),
+    }
+}
+
+/// Storage's answers to deletions, in whatever state the application is.
+fn confirmed_deletion(state: &AppInstanceState, facts: &Facts<'_>) -> Option<Decision> {
+    if !facts.storage_known {
+        return None;
+    }
+    state.snapshots.iter().find_map(|(id, entry)| match &entry.state {
+        SnapshotState::Deleting { asked: true, error, .. } => match facts.storage.get(id) {
+            None => Some(Decision::ForgetSnapshot(*id)),
+            Some(status) if status.result_of == SnapshotAction::Delete && status.error != *error => {
+                status.error.clone().map(|error| Decision::DeletionFailed(*id, error))
+            }
+            Some(_) => None,
+        },
+        _ => None,
+    })
+}
+
+/// With no operation running: is there a reason to begin one?
+fn choose(state: &AppInstanceState, facts: &Facts<'_>) -> Decision {
+    if facts.removed {
+        return begin(Plan::new(OperationKind::DeleteApp), facts);
+    }
+    let Some(received) = facts.received else {
+        return begin_due_deletions(state, facts).unwrap_or(Decision::Wait(WaitingFor::Nothing));
+    };
+    let Some(applied) = &state.applied else {
+        return begin(Plan { next: Some(received.clone()), ..Plan::new(OperationKind::Install) }, facts);
+    };
+    if !facts.storage_known {
+        return Decision::Wait(WaitingFor::Storage);
+    }
+    if received.snapshot.rollback.counter > state.rollback_counter {
+        return choose_rollback(state, received, facts);
+    }
+    let wanted = change::in_effect(received, Some(applied), state.superseded_version.as_deref());
+    match change::classify(applied, &wanted) {
+        Change::None => {}
+        Change::InPlace => return Decision::ApplyInPlace(Box::new(wanted)),
+        Change::Restart | Change::Purge if state.waiting.is_none() => {
+            let plan = Plan {
+                next: Some(wanted),
+                snapshots: list::waiting_for_update(state),
+                volumes: applied.volume_keys(),
+                ..Plan::new(OperationKind::Update)
+            };
+            return begin(plan, facts);
+        }
+        Change::Restart | Change::Purge => {
+            return begin_due_deletions(state, facts).unwrap_or(Decision::Wait(WaitingFor::Controller));
+        }
+    }
+    let now = list::waiting_for_now(state);
+    if !now.is_empty() {
+        let plan =
+            Plan { snapshots: now, volumes: applied.volume_keys(), ..Plan::new(OperationKind::Snapshot) };
+        return begin(plan, facts);
+    }
+    begin_due_deletions(state, facts).unwrap_or(Decision::Wait(WaitingFor::Nothing))
+}
+
+/// [003] D1: deletions wait until the guest is down for another reason; one that is not running is no hindrance.
+fn begin_due_deletions(state: &AppInstanceState, facts: &Facts<'_>) -> Option<Decision> {
+    let down = matches!(facts.guest, Guest::Down | Guest::ConfirmedDown);
+    (facts.storage_known && down && list::deletions_due(state))
+        .then(|| begin(Plan::new(OperationKind::DeleteSnapshots), facts))
+}
+
+fn begin(plan: Plan, facts: &Facts<'_>) -> Decision {
+    let deletes = matches!(plan.kind, OperationKind::DeleteApp | OperationKind::DeleteSnapshots);
+    match facts.admission {
+        Admission::All => Decision::Begin(Box::new(plan)),
+        Admission::OnlyDeletions if deletes => Decision::Begin(Box::new(plan)),
+        Admission::OnlyDeletions | Admission::Nothing => Decision::Wait(WaitingFor::Admission),
+    }
+}
+
+/// [003] A4, A8, C1: what can be checked without storage is checked before anything else is done.
+fn choose_rollback(state: &AppInstanceState, received: &AppInstanceConfig, facts: &Facts<'_>) -> Decision {
+    let counter = received.snapshot.rollback.counter;
+    let refuse = |snapshot, why| Decision::RefuseRollback { counter, snapshot, why };
+    let Some(id) = received.snapshot.active else {
+        return refuse(None, "a rollback was ordered without naming a snapshot".to_owned());
+    };
+    let Some(entry) = state.snapshots.get(&id) else {
+        return refuse(None, format!("cannot roll back to snapshot {id}: it is unknown here"));
+    };
+    match &entry.state {
+        SnapshotState::Available(_) => {}
+        SnapshotState::Requested | SnapshotState::Cutting { .. } => {
+            return refuse(Some(id), format!("cannot roll back to snapshot {id}: it was not taken yet"));
+        }
+        SnapshotState::Failed(_) => {
+            return refuse(Some(id), format!("cannot roll back to snapshot {id}: it is not whole"));
+        }
+        SnapshotState::Deleting { .. } | SnapshotState::Trimmed => {
+            return refuse(
+                Some(id),
+                format!("cannot roll back to snapshot {id}: it was given up or deleted"),
+            );
+        }
+    }
+    let Some(saved) = facts.saved.get(&id) else {
+        return refuse(
+            Some(id),
+            format!("cannot roll back to snapshot {id}: its configuration cannot be read"),
+        );
+    };
+    let plan = Plan {
+        next: Some(change::fix_up(saved, received)),
+        rollback: Some(RollbackTarget {
+            snapshot: id,
+            counter,
+            received_version: received.version().to_owned(),
+        }),
+        volumes: saved.volume_keys(),
+        ..Plan::new(OperationKind::Rollback)
+    };
+    begin(plan, facts)
+}
+
+/// With an operation running: can it go on?
+fn advance(state: &AppInstanceState, operation: &Operation, facts: &Facts<'_>) -> Decision {
+    if operation.phase < Phase::DeletingSnapshots
+        && facts.removed
+        && operation.kind != OperationKind::DeleteApp
+    {
+        return Decision::Abandon;
+    }
+    if operation.phase < Phase::StoppingGuest && is_outdated(state, operation, facts) {
+        return Decision::Abandon;
+    }
+    if operation.phase > Phase::StoppingGuest && facts.guest != Guest::ConfirmedDown {
+        // After a restart in the middle: storage is touched only when the process is gone ([003] B2).
+        return Decision::Wait(WaitingFor::GuestDown);
+    }
+    match operation.phase {
+        Phase::PreparingVolumes => prepare_volumes(operation, facts),
+        Phase::CheckingStorage => check_storage(operation, facts),
+        Phase::StoppingGuest if facts.guest == Guest::ConfirmedDown => leave(operation),
+        Phase::StoppingGuest => Decision::Wait(WaitingFor::GuestDown),
+        Phase::DeletingSnapshots => await_deletions(state, operation),
+        Phase::CuttingSnapshots => await_cuts(state, operation, facts),
+        Phase::RevertingVolumes => await_reverts(operation, facts),
+    }
+}
+
+/// An installation or update whose configuration has changed again before the guest was stopped.
+fn is_outdated(state: &AppInstanceState, operation: &Operation, facts: &Facts<'_>) -> bool {
+    let (OperationKind::Install | OperationKind::Update, Some(received)) = (operation.kind, facts.received)
+    else {
+        return false;
+    };
+    let wanted = change::in_effect(received, state.applied.as_ref(), state.superseded_version.as_deref());
+    operation.next.as_ref() != Some(&wanted)
+}
+
+fn prepare_volumes(operation: &Operation, facts: &Facts<'_>) -> Decision {
+    let wanted = operation.next.iter().flat_map(AppInstanceConfig::volume_keys);
+    let mut pending = false;
+    for key in wanted {
+        match facts.volumes.get(&key) {
+            Some(Readiness::Ready) => {}
+            // [003] C1: a rollback needs every volume there; an update can wait for a download to succeed.
+            Some(Readiness::Broken(error)) if operation.kind == OperationKind::Rollback => {
+                return Decision::Fail(error.clone());
+            }
+            Some(Readiness::Broken(_) | Readiness::Pending) | None => pending = true,
+        }
+    }
+    if pending { Decision::Wait(WaitingFor::Volumes) } else { leave(operation) }
+}
+
+fn check_storage(operation: &Operation, facts: &Facts<'_>) -> Decision {
+    for id in checked_snapshots(operation) {
+        match facts.preflight.get(&id) {
+            Some(status) if status.operation == operation.number => {
+                if let Some(refusal) = &status.refusal {
+                    return Decision::Fail(refusal.clone());
+                }
+            }
+            _ => return Decision::Wait(WaitingFor::Preflight),
+        }
+    }
+    leave(operation)
+}
+
+/// The snapshots whose pre-flight is asked for: those to be cut, or the one to roll back to.
+pub fn checked_snapshots(operation: &Operation) -> Vec<SnapshotId> {
+    let cut = operation.snapshots.iter().map(|desc| desc.id);
+    cut.chain(operation.rollback.iter().map(|target| target.snapshot)).collect()
+}
+
+fn await_deletions(state: &AppInstanceState, operation: &Operation) -> Decision {
+    if list::deletions_due(state) {
+        // One more came in; entering the phase again asks for it.
+        return Decision::Enter(Phase::DeletingSnapshots);
+    }
+    let unanswered = state.snapshots.values().any(|entry| match &entry.state {
+        // An application is gone only when storage says so; anything else does not wait for a failing deletion.
+        SnapshotState::Deleting { error, .. } => {
+            error.is_none() || operation.kind == OperationKind::DeleteApp
+        }
+        _ => false,
+    });
+    if unanswered { Decision::Wait(WaitingFor::Deletions) } else { leave(operation) }
+}
+
+fn await_cuts(state: &AppInstanceState, operation: &Operation, facts: &Facts<'_>) -> Decision {
+    let mut pending = false;
+    for desc in &operation.snapshots {
+        let entry = state.snapshots.get(&desc.id).map(|entry| &entry.state);
+        if matches!(entry, Some(SnapshotState::Available(_))) {
+            continue;
+        }
+        match answer(operation, SnapshotAction::Create, facts.storage.get(&desc.id)) {
+            Some(Ok(created)) => return Decision::KeepSnapshot(desc.id, created),
+            Some(Err(error)) => return Decision::Fail(error),
+            None => pending = true,
+        }
+    }
+    if pending { Decision::Wait(WaitingFor::Cuts) } else { leave(operation) }
+}
+
+fn await_reverts(operation: &Operation, facts: &Facts<'_>) -> Decision {
+    let target = operation.rollback.as_ref().map(|target| target.snapshot);
+    let status = target.and_then(|id| facts.storage.get(&id));
+    match answer(operation, SnapshotAction::Rollback, status) {
+        Some(Ok(_)) => leave(operation),
+        Some(Err(error)) => Decision::Fail(error),
+        None => Decision::Wait(WaitingFor::Reverts),
+    }
+}
+
+/// volumemgr's answer to exactly this operation, if it has come.
+fn answer(
+    operation: &Operation,
+    action: SnapshotAction,
+    status: Option<&VolumesSnapshotStatus>,
+) -> Option<Result<Option<Timestamp>, ErrorReport>> {
+    let status =
+        status.filter(|status| status.operation == operation.number && status.result_of == action)?;
+    Some(match &status.error {
+        Some(error) => Err(error.clone()),
+        None => Ok(status.time_created),
+    })
+}
+
+/// The operation's current phase is over: the next one with something to do, or the end.
+fn leave(operation: &Operation) -> Decision {
+    match next_phase(operation) {
+        Some(phase) => Decision::Enter(phase),
+        None if operation.kind == OperationKind::DeleteApp => Decision::ForgetApp,
+        None => Decision::Complete,
+    }
+}
+
+const ORDER: [Phase; 6] = [
+    Phase::PreparingVolumes,
+    Phase::CheckingStorage,
+    Phase::StoppingGuest,
+    Phase::DeletingSnapshots,
+    Phase::CuttingSnapshots,
+    Phase::RevertingVolumes,
+];
+
+fn next_phase(operation: &Operation) -> Option<Phase> {
+    ORDER.into_iter().filter(|phase| *phase > operation.phase).find(|phase| has_work(operation, *phase))
+}
+
+fn has_work(operation: &Operation, phase: Phase) -> bool {
+    let installs = operation.kind == OperationKind::Install;
+    match phase {
+        Phase::PreparingVolumes => operation.next.is_some(),
+        Phase::CheckingStorage => !checked_snapshots(operation).is_empty(),
+        Phase::StoppingGuest | Phase::DeletingSnapshots => !installs,
+        Phase::CuttingSnapshots => !operation.snapshots.is_empty(),
+        Phase::RevertingVolumes => operation.rollback.is_some(),
+    }
+}
+
+impl Plan {
+    fn new(kind: OperationKind) -> Self {
+        Plan { kind, next: None, snapshots: Vec::new(), rollback: None, volumes: Vec::new() }
+    }
+
+    fn first_phase(&self) -> Phase {
+        match self.kind {
+            OperationKind::Install | OperationKind::Update | OperationKind::Rollback => {
+                Phase::PreparingVolumes
+            }
+            OperationKind::Snapshot => Phase::CheckingStorage,
+            OperationKind::DeleteSnapshots | OperationKind::DeleteApp => Phase::StoppingGuest,
+        }
+    }
+}
+
+/// Changes the row as decided and returns what must be durable before it. `Wait` and `ForgetApp` change nothing.
+pub fn carry_out(state: &mut AppInstanceState, decision: Decision, facts: &Facts<'_>) -> Vec<Write> {
+    match decision {
+        Decision::Wait(_) | Decision::ForgetApp => Vec::new(),
+        Decision::ApplyInPlace(config) => {
+            state.applied = Some(*config);
+            Vec::new()
+        }
+        Decision::Begin(plan) => {
+            begin_operation(state, *plan, facts.now);
+            Vec::new()
+        }
+        Decision::RefuseRollback { counter, snapshot, why } => {
+            refuse_rollback(state, counter, snapshot, why, facts.now);
+            Vec::new()
+        }
+        Decision::Enter(phase) => enter(state, phase, facts),
+        Decision::Abandon => {
+            state.operation = None;
+            Vec::new()
+        }
+        Decision::ForgetSnapshot(id) => {
+            forget_snapshot(state, id);
+            Vec::new()
+        }
+        Decision::DeletionFailed(id, failure) => {
+            if let Some(entry) = state.snapshots.get_mut(&id)
+                && let SnapshotState::Deleting { error, .. } = &mut entry.state
+            {
+                *error = Some(failure);
+            }
+            Vec::new()
+        }
+        Decision::KeepSnapshot(id, created) => keep_snapshot(state, id, created),
+        Decision::Fail(error) => {
+            fail(state, error, facts);
+            Vec::new()
+        }
+        Decision::Complete => {
+            complete(state);
+            Vec::new()
+        }
+    }
+}
+
+fn begin_operation(state: &mut AppInstanceState, plan: Plan, now: Timestamp) {
+    let phase = plan.first_phase();
+    state.last_operation = state.last_operation.next();
+    if let Some(target) = &plan.rollback {
+        // [003] A4: used up in the same atomic write that begins the rollback.
+        state.rollback_counter = target.counter;
+    }
+    state.operation = Some(Operation {
+        number: state.last_operation,
+        kind: plan.kind,
+        phase,
+        started_at: now,
+        version_before: state.applied.as_ref().map(|config| config.version().to_owned()),
+        version_after: plan.next.as_ref().map(|config| config.version().to_owned()),
+        next: plan.next,
+        snapshots: plan.snapshots,
+        rollback: plan.rollback,
+        volumes: plan.volumes,
+    });
+}
+
+fn refuse_rollback(
+    state: &mut AppInstanceState,
+    counter: u32,
+    snapshot: Option<SnapshotId>,
+    why: String,
+    now: Timestamp,
+) {
+    state.rollback_counter = counter;
+    let error = ErrorReport::new(why, now).retry("a higher rollback counter");
+    let entry = snapshot.and_then(|id| state.snapshots.get_mut(&id));
+    if let Some(SnapshotState::Available(instance) | SnapshotState::Failed(instance)) =
+        entry.map(|entry| &mut entry.state)
+    {
+        instance.error = Some(error.clone());
+    }
+    state.last_failure =
+        Some(FailedOperation { number: state.last_operation, kind: OperationKind::Rollback, error });
+}
+
+fn enter(state: &mut AppInstanceState, phase: Phase, facts: &Facts<'_>) -> Vec<Write> {
+    let Some(operation) = &mut state.operation else { return Vec::new() };
+    operation.phase = phase;
+    match phase {
+        Phase::StoppingGuest => saved_configs(state, facts),
+        Phase::DeletingSnapshots => {
+            ask_for_deletions(state);
+            Vec::new()
+        }
+        Phase::CuttingSnapshots => {
+            let number = operation.number;
+            let cut = operation.snapshots.clone();
+            for desc in cut {
+                if let Some(entry) = state.snapshots.get_mut(&desc.id) {
+                    entry.state = SnapshotState::Cutting { operation: number };
+                }
+            }
+            // Again: a crash while the operation was being undone may have removed them already.
+            saved_configs(state, facts)
+        }
+        Phase::PreparingVolumes | Phase::CheckingStorage | Phase::RevertingVolumes => Vec::new(),
+    }
+}
+
+/// [003] B1: the configuration last applied is set aside, durably, before anything is stopped.
+fn saved_configs(state: &AppInstanceState, facts: &Facts<'_>) -> Vec<Write> {
+    let (Some(operation), Some(applied)) = (&state.operation, &state.applied) else { return Vec::new() };
+    let missing = operation.snapshots.iter().filter(|desc| facts.saved.get(&desc.id) != Some(applied));
+    missing.map(|desc| Write::SaveConfig(desc.id, Box::new(applied.clone()))).collect()
+}
+
+fn ask_for_deletions(state: &mut AppInstanceState) {
+    for entry in state.snapshots.values_mut() {
+        if let SnapshotState::Deleting { asked, .. } = &mut entry.state {
+            *asked = true;
+        }
+    }
+}
+
+fn forget_snapshot(state: &mut AppInstanceState, id: SnapshotId) {
+    let Some(entry) = state.snapshots.get_mut(&id) else { return };
+    if entry.trimmed {
+        // [003] E2: it stays gone until the controller drops its id.
+        entry.state = SnapshotState::Trimmed;
+    } else {
+        state.snapshots.remove(&id);
+    }
+}
+
+fn keep_snapshot(state: &mut AppInstanceState, id: SnapshotId, created: Option<Timestamp>) -> Vec<Write> {
+    let Some(instance) = instance_of(state, id, created) else { return Vec::new() };
+    if let Some(entry) = state.snapshots.get_mut(&id) {
+        entry.state = SnapshotState::Available(instance.clone());
+    }
+    vec![Write::SaveInstance(Box::new(instance))]
+}
+
+/// The descriptor of a snapshot of what is applied, cut by the running operation.
+fn instance_of(
+    state: &AppInstanceState,
+    id: SnapshotId,
+    created: Option<Timestamp>,
+) -> Option<SnapshotInstanceStatus> {
+    let operation = state.operation.as_ref()?;
+    let entry = state.snapshots.get(&id)?;
+    let config_version = match &state.applied {
+        Some(applied) => applied.id_and_version.clone(),
+        None => UuidAndVersion { id: state.app, version: String::new() },
+    };
+    Some(SnapshotInstanceStatus {
+        snapshot: entry.desc,
+        reported: false,
+        time_triggered: Some(operation.started_at),
+        time_created: created,
+        app: state.app,
+        config_version,
+        error: None,
+        operation: operation.number,
+    })
+}
+
+/// The operation is over without effect: volumes are as they were, and the old version starts again.
+fn fail(state: &mut AppInstanceState, error: ErrorReport, facts: &Facts<'_>) {
+    let error = if error.retry_condition.is_empty() { error.retry("another configuration") } else { error };
+    let cut: Vec<SnapshotId> =
+        state.operation.iter().flat_map(|operation| &operation.snapshots).map(|desc| desc.id).collect();
+    for id in cut {
+        let Some(mut instance) = instance_of(state, id, None) else { continue };
+        instance.error = Some(error.clone());
+        let entry = state.snapshots.get_mut(&id).expect("it has an instance");
+        if !matches!(entry.state, SnapshotState::Available(_)) {
+            entry.state = SnapshotState::Failed(instance);
+        }
+    }
+    let Some(operation) = state.operation.take() else { return };
+    if let Some(target) = &operation.rollback
+        && let Some(entry) = state.snapshots.get_mut(&target.snapshot)
+        && let SnapshotState::Available(instance) = &mut entry.state
+    {
+        instance.error = Some(error.clone());
+    }
+    if operation.kind == OperationKind::Update
+        && let Some(received) = facts.received
+    {
+        state.waiting = Some(WaitingUpdate { received: received.clone(), error: error.clone() });
+    }
+    state.last_failure = Some(FailedOperation { number: operation.number, kind: operation.kind, error });
+}
+
+fn complete(state: &mut AppInstanceState) {
+    let Some(operation) = state.operation.take() else { return };
+    if let Some(next) = operation.next {
+        state.applied = Some(next);
+    }
+    match (&operation.rollback, operation.kind) {
+        (Some(target), _) => {
+            state.superseded_version = Some(target.received_version.clone());
+            state.waiting = None;
+            clear_error(state, target.snapshot);
+        }
+        (None, OperationKind::Update) => {
+            state.superseded_version = None;
+            state.waiting = None;
+        }
+        (None, _) => {}
+    }
+    // [003] A6: an error is cleared by the next success of the same operation.
+    if state.last_failure.as_ref().is_some_and(|failure| failure.kind == operation.kind) {
+        state.last_failure = None;
+    }
+}
+
+fn clear_error(state: &mut AppInstanceState, id: SnapshotId) {
+    if let Some(entry) = state.snapshots.get_mut(&id)
+        && let SnapshotState::Available(instance) = &mut entry.state
+    {
+        instance.error = None;
+    }
+}
