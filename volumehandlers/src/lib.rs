@@ -1,1 +1,26 @@
-//! placeholder
+//! holdfast-volumehandlers: what can be done to a volume, whatever it is stored as.
+//!
+//! ```text
+//!   volumemgr ──▶ registry.rs ──▶ dyn VolumeHandler          handler.rs: the trait and its values
+//!                                   ├─ qcow2/  Qcow2Handler ──▶ ImageTool (tool.rs) ──▶ qemu-img
+//!                                   └─ file.rs FileHandler                └───────────▶ Disk (holdfast-persist)
+//! ```
+//!
+//! A new backend is a folder here, one arm of the `match` in `registry.rs`, and a fixture for the suite in
+//! `testing/conformance.rs`.
+//!
+//! Everything is synchronous and idempotent, and is called off the event loop. Nothing here knows a topic, an
+//! agent or an application: volumes are known by where they are. Nothing here reads the wall clock.
+
+pub mod context;
+pub mod error;
+pub mod handler;
+pub mod name;
+
+pub use context::HandlerCx;
+pub use error::{ToolError, VolumeError};
+pub use handler::{
+    Action, Capabilities, Ensured, FoundSnapshot, FoundVolume, Preflight, Repaired, SnapshotMeta, Source,
+    VolumeFacts, VolumeHandler, VolumeSpec,
+};
+pub use name::SnapshotName;

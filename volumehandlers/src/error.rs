@@ -1,0 +1,160 @@
+//! What can go wrong with a volume. Every error carries the volume, and says by its variant what would help.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use holdfast_types::volume::Format;
+
+use crate::name::InvalidName;
+
+/// A step on one volume that did not happen, or did not happen wholly; every step can be called again.
+#[derive(Debug, thiserror::Error)]
+pub enum VolumeError {
+    /// [003] J5: refused by name; there is no default that succeeds.
+    #[error("volume {}: {what} is not supported for {}", volume.display(), format.name())]
+    Unsupported { volume: PathBuf, format: Format, what: &'static str },
+
+    #[error("volume {} is missing", volume.display())]
+    Missing { volume: PathBuf },
+
+    /// Another process has the image open.
+    #[error("volume {} is in use by another process", volume.display())]
+    Locked { volume: PathBuf },
+
+    #[error("volume {} is damaged: {reason}", volume.display())]
+    Corrupt { volume: PathBuf, reason: String },
+
+    /// The file is not what it has to be: wrong format, encrypted, needs another file.
+    #[error("image {} cannot be used: {reason}", image.display())]
+    Unusable { image: PathBuf, reason: String },
+
+    /// A volume never shrinks below its image.
+    #[error(
+        "volume {}: the image's {image_size_bytes} bytes do not fit in the {max_size_bytes} bytes configured",
+        volume.display()
+    )]
+    TooSmall { volume: PathBuf, image_size_bytes: u64, max_size_bytes: u64 },
+
+    /// Something is at the volume's place that is not the volume asked for.
+    #[error("volume {} is there already, but {reason}", volume.display())]
+    Different { volume: PathBuf, reason: String },
+
+    #[error("volume {} has no snapshot {name}", volume.display())]
+    NoSuchSnapshot { volume: PathBuf, name: String },
+
+    /// qemu accepts several snapshots of one name; which one is meant is not guessed.
+    #[error("volume {} has {count} snapshots named {name}", volume.display())]
+    AmbiguousSnapshot { volume: PathBuf, name: String, count: usize },
+
+    #[error("volume {}", volume.display())]
+    Name { volume: PathBuf, source: InvalidName },
+
+    /// The tool reported success, and storage shows something else.
+    #[error("volume {}: {what}", volume.display())]
+    NotConfirmed { volume: PathBuf, what: String },
+
+    #[error(
+        "volume {} needs {needed_bytes} bytes of free space, {free_bytes} are free",
+        volume.display()
+    )]
+    NoSpace { volume: PathBuf, needed_bytes: u64, free_bytes: u64 },
+
+    #[error("volume {}: {step} was cancelled", volume.display())]
+    Cancelled { volume: PathBuf, step: &'static str },
+
+    #[error("volume {}: {step} took longer than {} seconds", volume.display(), limit.as_secs())]
+    TimedOut { volume: PathBuf, step: &'static str, limit: Duration },
+
+    #[error("volume {}: {step} failed", volume.display())]
+    Tool { volume: PathBuf, step: &'static str, source: ToolError },
+
+    #[error("volume {}: {step} failed", volume.display())]
+    Io { volume: PathBuf, step: &'static str, source: io::Error },
+}
+
+/// A tool that could not be run, or that said no.
+#[derive(Debug, thiserror::Error)]
+pub enum ToolError {
+    #[error("the program {} is not installed", program.display())]
+    NotInstalled { program: PathBuf },
+
+    #[error("the program {} cannot be run", program.display())]
+    CannotRun { program: PathBuf, source: io::Error },
+
+    /// `stderr` is an excerpt, its last lines.
+    #[error("{program} ended with {status}: {stderr}")]
+    Failed { program: String, status: String, stderr: String },
+
+    /// The image is held by another process.
+    #[error("the image is locked: {stderr}")]
+    Locked { stderr: String },
+
+    #[error("no space left: {stderr}")]
+    NoSpace { stderr: String },
+
+    #[error("there is no such file: {stderr}")]
+    Missing { stderr: String },
+
+    /// The file is not an image of the format it should have.
+    #[error("not an image of this format: {stderr}")]
+    NotAnImage { stderr: String },
+
+    #[error("stopped on request")]
+    Cancelled,
+
+    #[error("stopped after {} seconds", limit.as_secs())]
+    TimedOut { limit: Duration },
+
+    #[error("{program} answered what cannot be read: {reason}")]
+    Unreadable { program: String, reason: String },
+}
+
+impl VolumeError {
+    /// The volume (or the source image) it is about.
+    pub fn volume(&self) -> &Path {
+        match self {
+            VolumeError::Unsupported { volume, .. }
+            | VolumeError::Missing { volume }
+            | VolumeError::Locked { volume }
+            | VolumeError::Corrupt { volume, .. }
+            | VolumeError::Unusable { image: volume, .. }
+            | VolumeError::TooSmall { volume, .. }
+            | VolumeError::Different { volume, .. }
+            | VolumeError::NoSuchSnapshot { volume, .. }
+            | VolumeError::AmbiguousSnapshot { volume, .. }
+            | VolumeError::Name { volume, .. }
+            | VolumeError::NotConfirmed { volume, .. }
+            | VolumeError::NoSpace { volume, .. }
+            | VolumeError::Cancelled { volume, .. }
+            | VolumeError::TimedOut { volume, .. }
+            | VolumeError::Tool { volume, .. }
+            | VolumeError::Io { volume, .. } => volume,
+        }
+    }
+
+    /// True if the same call may succeed later with nobody's help but time's: a lock goes, space comes free.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            VolumeError::Locked { .. }
+            | VolumeError::NoSpace { .. }
+            | VolumeError::Cancelled { .. }
+            | VolumeError::TimedOut { .. }
+            | VolumeError::NotConfirmed { .. }
+            | VolumeError::Io { .. } => true,
+            // A tool that ran and failed for no known reason may have met a passing I/O error.
+            VolumeError::Tool { source, .. } => {
+                matches!(source, ToolError::CannotRun { .. } | ToolError::Failed { .. })
+            }
+            VolumeError::Unsupported { .. }
+            | VolumeError::Missing { .. }
+            | VolumeError::Corrupt { .. }
+            | VolumeError::Unusable { .. }
+            | VolumeError::TooSmall { .. }
+            | VolumeError::Different { .. }
+            | VolumeError::NoSuchSnapshot { .. }
+            | VolumeError::AmbiguousSnapshot { .. }
+            | VolumeError::Name { .. } => false,
+        }
+    }
+}

@@ -1,0 +1,215 @@
+//! The trait that every volume backend implements, and the values it speaks in.
+//!
+//! ```text
+//!            create                create_snapshot(n)
+//!   nothing ───────▶ volume ◀─────────────────────────▶ volume with snapshot n
+//!      ▲               │         delete_snapshot(n)         │ rollback_to_snapshot(n): content := n's,
+//!      └───────────────┘                                    └─▶ n stays, newer ones too
+//!           destroy
+//! ```
+//!
+//! Every step is idempotent: called again after a success it answers [`Ensured::Unchanged`] (a rollback does its
+//! work again, [003] J3), called again after a failure or a crash it finishes. Names come from the caller's
+//! intent, so that the second try finds what the first one made.
+//!
+//! One caller per volume at a time; different volumes may be worked on at the same time.
+
+use std::fmt::Debug;
+use std::path::{Path, PathBuf};
+
+use holdfast_types::error::Timestamp;
+use holdfast_types::volume::Format;
+
+use crate::context::HandlerCx;
+use crate::error::VolumeError;
+use crate::name::SnapshotName;
+
+/// A volume backend. Object-safe and synchronous; see the module for the rules that all methods keep.
+pub trait VolumeHandler: Send + Sync + Debug {
+    /// The name in records (`RecordedMeta::handler`): `qcow2`, `file`, later `zvol`.
+    fn name(&self) -> &'static str;
+
+    fn capabilities(&self) -> Capabilities;
+
+    /// Makes the volume exist, whole and durable, at `spec.location`. The directory must be there.
+    ///
+    /// Found there and as asked for (format, size): `Unchanged`. After an error or a crash nothing has the
+    /// volume's name; an unfinished temporary may lie beside it, which the next call replaces.
+    fn create(&self, spec: &VolumeSpec, cx: &HandlerCx<'_>) -> Result<Ensured<VolumeFacts>, VolumeError>;
+
+    /// Makes the volume not exist, durably, with its snapshots and an unfinished temporary of it. A missing one
+    /// is `Unchanged`. A volume in use by another process is refused.
+    fn destroy(&self, volume: &Path, cx: &HandlerCx<'_>) -> Result<Ensured<()>, VolumeError>;
+
+    /// The volumes of this backend that lie in the directory, and unfinished ones, sorted by path. A missing
+    /// directory holds none. Reads names only.
+    fn inventory(&self, directory: &Path) -> Result<Vec<FoundVolume>, VolumeError>;
+
+    /// What the volume is now. Also answers while a guest uses it; the numbers are then a moment's.
+    fn facts(&self, volume: &Path) -> Result<VolumeFacts, VolumeError>;
+
+    /// Would this be possible? Reads only ([003] B3). The first reason against it is the error.
+    fn preflight(&self, volume: &Path, preflight: &Preflight) -> Result<(), VolumeError>;
+
+    /// Cuts a snapshot of that name; durable after `Ok`. There already: `Unchanged`, with what was found.
+    ///
+    /// A crash in the middle leaves the volume's content as it was, with or without the snapshot, and maybe
+    /// leaked space, which [`VolumeHandler::repair`] frees.
+    fn create_snapshot(
+        &self,
+        volume: &Path,
+        name: &SnapshotName,
+        cx: &HandlerCx<'_>,
+    ) -> Result<Ensured<SnapshotMeta>, VolumeError>;
+
+    /// Makes the volume's content and size equal the snapshot's, durably; the snapshot stays, and so do newer
+    /// ones. Always does the work again, and says `Changed`.
+    ///
+    /// In place: a crash in the middle leaves content that is neither, until it is called again ([003] J3).
+    fn rollback_to_snapshot(
+        &self,
+        volume: &Path,
+        name: &SnapshotName,
+        cx: &HandlerCx<'_>,
+    ) -> Result<Ensured<VolumeFacts>, VolumeError>;
+
+    /// Makes no snapshot of that name exist, durably and confirmed by listing. None there (or no volume):
+    /// `Unchanged`.
+    ///
+    /// A crash in the middle leaves the content as it was and maybe leaked space.
+    fn delete_snapshot(
+        &self,
+        volume: &Path,
+        name: &SnapshotName,
+        cx: &HandlerCx<'_>,
+    ) -> Result<Ensured<()>, VolumeError>;
+
+    /// All snapshots in the volume, also foreign ones, in the order storage made them.
+    fn list_snapshots(&self, volume: &Path) -> Result<Vec<FoundSnapshot>, VolumeError>;
+
+    /// Makes the volume sound after a crash: space that leaked is freed and reported ([003] J4), an unfinished
+    /// temporary beside it is removed. Damage that cannot be mended without losing content is
+    /// [`VolumeError::Corrupt`], and nothing is done about it.
+    ///
+    /// Call it after an interrupted rollback was applied again, not before: half of an applied table may look
+    /// like damage.
+    fn repair(&self, volume: &Path, cx: &HandlerCx<'_>) -> Result<Ensured<Repaired>, VolumeError>;
+}
+
+/// What a backend can do at all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Capabilities {
+    pub snapshot: bool,
+    /// [004] M2: a rollback gives back the same volume, at the same place.
+    pub revert_in_place: bool,
+    /// Several volumes in one step, all or nothing.
+    pub atomic_group: bool,
+    /// Newer snapshots stand in the way of a rollback to an older one.
+    pub newer_snapshots_block: bool,
+}
+
+/// What an idempotent step found or did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ensured<T> {
+    /// It was so already; nothing was touched.
+    Unchanged(T),
+    Changed(T),
+}
+
+impl<T> Ensured<T> {
+    pub fn into_inner(self) -> T {
+        match self {
+            Ensured::Unchanged(value) | Ensured::Changed(value) => value,
+        }
+    }
+
+    pub fn is_changed(&self) -> bool {
+        matches!(self, Ensured::Changed(_))
+    }
+}
+
+/// A volume to be made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VolumeSpec {
+    pub location: PathBuf,
+    /// What it is stored as; `registry::stored_format` says what content becomes.
+    pub format: Format,
+    pub source: Source,
+    /// Size for the guest in bytes; 0: the source's own. An image is grown to it, never shrunk.
+    pub max_size_bytes: u64,
+    pub read_only: bool,
+}
+
+/// What a volume's first content is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Source {
+    /// Zeros.
+    Blank { size_bytes: u64 },
+    /// A downloaded image, verified by the caller to be what was asked for, and not trusted beyond that.
+    Image { path: PathBuf, format: Format },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct VolumeFacts {
+    /// The guest's size, in bytes.
+    pub virtual_size_bytes: u64,
+    /// What the file takes on storage, its snapshots included.
+    pub allocated_bytes: u64,
+}
+
+/// Something in a volume directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FoundVolume {
+    /// Where the volume is or would be; an unfinished one has another name on disk.
+    pub location: PathBuf,
+    pub format: Format,
+    /// The remains of a creation that was cut off. [`VolumeHandler::destroy`] of `location` removes it.
+    pub unfinished: bool,
+    /// Length of the file, in bytes.
+    pub file_size_bytes: u64,
+}
+
+/// A question about a step that is not to be done yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Preflight {
+    pub action: Action,
+    /// Our own guest has (or may have) the volume open. Its lock is then no refusal, and what only a quiet image
+    /// tells (is it sound?) is not asked.
+    pub guest_may_run: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    CreateSnapshot,
+    Rollback { to: SnapshotName },
+    DeleteSnapshot { name: SnapshotName },
+}
+
+/// A snapshot that was made or found by [`VolumeHandler::create_snapshot`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SnapshotMeta {
+    pub name: SnapshotName,
+    /// Storage's own id of it.
+    pub id: String,
+    /// When storage cut it.
+    pub created_at: Timestamp,
+    /// The guest's size of the volume when it was cut, in bytes.
+    pub size_bytes: u64,
+}
+
+/// A snapshot as storage lists it. The name is as found and may be one that no [`SnapshotName`] can hold.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FoundSnapshot {
+    pub name: String,
+    pub id: String,
+    pub created_at: Timestamp,
+    /// Size of a saved machine state in it, in bytes; zero for all of ours.
+    pub vm_state_size_bytes: u64,
+}
+
+/// What [`VolumeHandler::repair`] did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Repaired {
+    pub leaked_clusters: u64,
+    pub removed_temporary: bool,
+}
