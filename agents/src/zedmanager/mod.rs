@@ -5,3 +5,5 @@ pub mod machine;
 pub mod status;
 #[cfg(test)]
 pub(crate) mod testing;
+#[cfg(test)]
+mod walks;

@@ -1,0 +1,464 @@
+//! Walks through the machine: one snapshot, one rollback, and each way out, step by step.
+//!
+//! A [`Walk`] answers for volumemgr and domainmgr by hand; what the machine decides is written down as it goes.
+
+use std::collections::BTreeMap;
+
+use holdfast_types::*;
+
+use super::change::Change;
+use super::machine::*;
+use super::testing::*;
+
+struct Walk {
+    state: AppInstanceState,
+    received: Option<AppInstanceConfig>,
+    removed: bool,
+    guest: Guest,
+    broken: BTreeMap<VolumeKey, ErrorReport>,
+    storage: BTreeMap<SnapshotId, VolumesSnapshotStatus>,
+    preflight: BTreeMap<SnapshotId, SnapshotPreflightStatus>,
+    saved: BTreeMap<SnapshotId, AppInstanceConfig>,
+    admission: Admission,
+    steps: Vec<String>,
+}
+
+impl Walk {
+    /// Version 1 installed and running, nothing asked for.
+    fn installed() -> Self {
+        let mut state = empty_state();
+        state.applied = Some(config("1"));
+        Walk {
+            state,
+            received: Some(config("1")),
+            removed: false,
+            guest: Guest::Up,
+            broken: BTreeMap::new(),
+            storage: BTreeMap::new(),
+            preflight: BTreeMap::new(),
+            saved: BTreeMap::new(),
+            admission: Admission::All,
+            steps: Vec::new(),
+        }
+    }
+
+    /// As `installed`, with snapshot 1 of version 1 available and version 2 in force.
+    fn upgraded() -> Self {
+        let mut walk = Walk::installed();
+        walk.state.snapshots = state_with("a1").snapshots;
+        let mut next = config("2");
+        next.volumes[0].generation = Generation(1);
+        next.snapshot = listed(&[1]);
+        walk.state.applied = Some(next.clone());
+        walk.received = Some(next);
+        walk.saved.insert(snapshot_id(1), config("1"));
+        walk.storage.insert(snapshot_id(1), answer(1, SnapshotAction::Create, OperationNumber(1), None));
+        walk
+    }
+
+    /// Decides and carries out until the machine waits.
+    fn go(&mut self) -> WaitingFor {
+        for _ in 0..50 {
+            let Walk { state, .. } = self;
+            let mut state = state.clone();
+            let volumes = self.volumes();
+            let facts = Facts {
+                now: time(50),
+                received: self.received.as_ref(),
+                removed: self.removed,
+                storage_known: true,
+                guest: self.guest,
+                volumes: &volumes,
+                storage: &self.storage,
+                preflight: &self.preflight,
+                saved: &self.saved,
+                admission: self.admission,
+            };
+            absorb(&mut state, &facts);
+            let decision = decide(&state, &facts);
+            if let Decision::Wait(why) = decision {
+                self.state = state;
+                return why;
+            }
+            self.steps.push(word(&decision));
+            let forget = decision == Decision::ForgetApp;
+            let writes = carry_out(&mut state, decision, &facts);
+            self.state = state;
+            for write in writes {
+                if let Write::SaveConfig(id, config) = write {
+                    self.saved.insert(id, *config);
+                }
+            }
+            if forget {
+                return WaitingFor::Nothing;
+            }
+        }
+        panic!("does not settle: {:?}", self.steps);
+    }
+
+    fn volumes(&self) -> BTreeMap<VolumeKey, Readiness> {
+        let keys = self.received.iter().chain(&self.state.applied).flat_map(|config| config.volume_keys());
+        let next = self.state.operation.iter().filter_map(|operation| operation.next.as_ref());
+        keys.chain(next.flat_map(|config| config.volume_keys()))
+            .map(|key| {
+                let broken = self.broken.get(&key).cloned().map(Readiness::Broken);
+                (key, broken.unwrap_or(Readiness::Ready))
+            })
+            .collect()
+    }
+
+    fn number(&self) -> OperationNumber {
+        self.state.last_operation
+    }
+
+    fn pass_preflight(&mut self, n: u8, refusal: Option<&str>) {
+        let status = SnapshotPreflightStatus {
+            snapshot: snapshot_id(n),
+            app: app_id(),
+            operation: self.number(),
+            refusal: refusal.map(|text| ErrorReport::new(text, time(1))),
+        };
+        self.preflight.insert(snapshot_id(n), status);
+    }
+
+    fn storage_answers(&mut self, n: u8, action: SnapshotAction, error: Option<&str>) {
+        self.storage.insert(snapshot_id(n), answer(n, action, self.number(), error));
+    }
+
+    fn edit(&mut self, edit: impl FnOnce(&mut AppInstanceConfig)) {
+        edit(self.received.as_mut().expect("configured"));
+    }
+
+    fn take_steps(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.steps)
+    }
+}
+
+fn answer(
+    n: u8,
+    action: SnapshotAction,
+    operation: OperationNumber,
+    error: Option<&str>,
+) -> VolumesSnapshotStatus {
+    VolumesSnapshotStatus {
+        snapshot: snapshot_id(n),
+        meta: BTreeMap::new(),
+        time_created: Some(time(i64::from(n))),
+        app: app_id(),
+        ref_count: 0,
+        result_of: action,
+        operation,
+        error: error.map(|text| ErrorReport::new(text, time(1))),
+    }
+}
+
+fn listed(ids: &[u8]) -> SnapshotConfig {
+    let snapshots = ids.iter().map(|n| desc(*n, SnapshotType::AppUpdate)).collect();
+    SnapshotConfig { max_snapshots: 3, snapshots, ..SnapshotConfig::default() }
+}
+
+fn word(decision: &Decision) -> String {
+    match decision {
+        Decision::Begin(plan) => format!("begin {:?}", plan.kind),
+        Decision::Enter(phase) => format!("{phase:?}"),
+        Decision::ApplyInPlace(_) => "apply in place".to_owned(),
+        Decision::KeepSnapshot(..) => "keep".to_owned(),
+        Decision::ForgetSnapshot(_) => "forget".to_owned(),
+        Decision::Fail(error) => format!("fail: {error}"),
+        Decision::RefuseRollback { why, .. } => format!("refuse: {why}"),
+        other => format!("{other:?}").split(['(', '{']).next().unwrap_or_default().trim().to_owned(),
+    }
+}
+
+/// [003] A2, B1–B7: an update with a snapshot waiting, in the order the promise needs.
+#[test]
+fn an_update_cuts_the_waiting_snapshot_before_the_new_version_starts() {
+    let mut walk = Walk::installed();
+    walk.edit(|config| config.snapshot = listed(&[1]));
+    assert_eq!(walk.go(), WaitingFor::Nothing);
+    assert_eq!(walk.take_steps(), ["apply in place"], "asked for, and nothing happens before the update");
+
+    walk.edit(|config| {
+        config.id_and_version.version = "2".into();
+        config.volumes[0].generation = Generation(1);
+    });
+    assert_eq!(walk.go(), WaitingFor::Preflight);
+    assert_eq!(walk.take_steps(), ["begin Update", "CheckingStorage"]);
+    walk.pass_preflight(1, None);
+    assert_eq!(walk.go(), WaitingFor::GuestDown);
+    assert_eq!(walk.saved[&snapshot_id(1)].version(), "1", "B1: set aside before the guest is stopped");
+    walk.guest = Guest::Down;
+    assert_eq!(walk.go(), WaitingFor::GuestDown, "down is not confirmed down");
+    walk.guest = Guest::ConfirmedDown;
+    assert_eq!(walk.go(), WaitingFor::Cuts);
+    assert_eq!(walk.take_steps(), ["StoppingGuest", "DeletingSnapshots", "CuttingSnapshots"]);
+    walk.storage.insert(snapshot_id(1), answer(1, SnapshotAction::Create, OperationNumber(7), None));
+    assert_eq!(walk.go(), WaitingFor::Cuts, "an answer to another operation is none");
+    walk.storage_answers(1, SnapshotAction::Create, None);
+    assert_eq!(walk.go(), WaitingFor::Nothing);
+    assert_eq!(walk.take_steps(), ["keep", "Complete"]);
+    assert_eq!(walk.state.applied.as_ref().map(|config| config.version()), Some("2"));
+    assert!(matches!(&walk.state.snapshots[&snapshot_id(1)].state,
+        SnapshotState::Available(instance) if instance.config_version.version == "1"));
+}
+
+/// [003] A3: on a restart-only update too.
+#[test]
+fn a_restart_takes_the_waiting_snapshot() {
+    let mut walk = Walk::installed();
+    walk.edit(|config| {
+        config.snapshot = listed(&[1]);
+        config.restart.counter = 1;
+    });
+    walk.go();
+    assert_eq!(walk.take_steps(), ["begin Update", "CheckingStorage"]);
+}
+
+/// [003] A2 IMMEDIATE: now, with nothing else changed.
+#[test]
+fn an_immediate_snapshot_is_cut_now() {
+    let mut walk = Walk::installed();
+    walk.edit(|config| {
+        config.snapshot = listed(&[]);
+        config.snapshot.snapshots = vec![desc(1, SnapshotType::Immediate)];
+    });
+    assert_eq!(walk.go(), WaitingFor::Preflight);
+    assert_eq!(walk.take_steps(), ["apply in place", "begin Snapshot"]);
+}
+
+/// [003] C1–C5, A4: configuration only after the volumes, the counter once, the newer content held back.
+#[test]
+fn a_rollback_reverts_first_and_switches_after() {
+    let mut walk = Walk::upgraded();
+    walk.edit(|config| {
+        config.snapshot.active = Some(snapshot_id(1));
+        config.snapshot.rollback.counter = 1;
+    });
+    assert_eq!(walk.go(), WaitingFor::Preflight);
+    walk.pass_preflight(1, None);
+    walk.go();
+    walk.guest = Guest::ConfirmedDown;
+    assert_eq!(walk.go(), WaitingFor::Reverts);
+    assert_eq!(walk.state.applied.as_ref().map(|config| config.version()), Some("2"), "A6: not before");
+    walk.storage_answers(1, SnapshotAction::Rollback, None);
+    assert_eq!(walk.go(), WaitingFor::Nothing);
+    assert_eq!(
+        walk.take_steps(),
+        [
+            "begin Rollback",
+            "CheckingStorage",
+            "StoppingGuest",
+            "DeletingSnapshots",
+            "RevertingVolumes",
+            "Complete"
+        ]
+    );
+    assert_eq!(walk.state.applied.as_ref().map(|config| config.version()), Some("1"));
+
+    walk.guest = Guest::Up;
+    assert_eq!(walk.go(), WaitingFor::Nothing, "C5: version 2 does not undo it");
+    assert!(walk.take_steps().is_empty());
+    walk.edit(|config| config.snapshot.rollback.counter = 2);
+    walk.go();
+    assert!(walk.take_steps().contains(&"begin Rollback".to_owned()), "A4: the same snapshot again");
+}
+
+#[test]
+fn a_new_version_after_a_rollback_is_an_update() {
+    let mut walk = Walk::upgraded();
+    walk.state.applied = Some(config("1"));
+    walk.state.superseded_version = Some("2".to_owned());
+    walk.go();
+    assert!(!walk.take_steps().iter().any(|step| step.starts_with("begin")));
+    walk.edit(|config| config.id_and_version.version = "3".into());
+    walk.go();
+    assert_eq!(walk.take_steps()[0], "begin Update");
+}
+
+/// [003] B5: refused before any downtime; the update waits and says so on the snapshot's id.
+#[test]
+fn a_refused_snapshot_lets_the_old_version_run_and_the_update_wait() {
+    let mut walk = Walk::installed();
+    walk.edit(|config| {
+        config.snapshot = listed(&[1]);
+        config.id_and_version.version = "2".into();
+        config.resources.vcpus = 2;
+    });
+    walk.go();
+    walk.pass_preflight(1, Some("volume is raw"));
+    assert_eq!(walk.go(), WaitingFor::Controller);
+    assert_eq!(walk.take_steps(), ["begin Update", "CheckingStorage", "fail: volume is raw"]);
+    assert!(matches!(&walk.state.snapshots[&snapshot_id(1)].state,
+        SnapshotState::Failed(instance) if instance.error.is_some()));
+
+    // Without the snapshot the update may go on.
+    walk.edit(|config| config.snapshot.snapshots.clear());
+    walk.go();
+    assert_eq!(walk.take_steps(), ["begin Update", "StoppingGuest"]);
+}
+
+/// [003] C6: what failed is on the snapshot, and a higher counter is obeyed at once.
+#[test]
+fn a_failed_rollback_leaves_the_version_in_force_and_can_be_ordered_again() {
+    let mut walk = Walk::upgraded();
+    walk.edit(|config| {
+        config.snapshot.active = Some(snapshot_id(1));
+        config.snapshot.rollback.counter = 1;
+    });
+    walk.go();
+    walk.pass_preflight(1, None);
+    walk.go();
+    walk.guest = Guest::ConfirmedDown;
+    walk.go();
+    walk.storage_answers(1, SnapshotAction::Rollback, Some("input/output error"));
+    assert_eq!(walk.go(), WaitingFor::Nothing);
+    assert_eq!(walk.state.applied.as_ref().map(|config| config.version()), Some("2"));
+    assert!(
+        matches!(&walk.state.snapshots[&snapshot_id(1)].state,
+        SnapshotState::Available(instance) if instance.error.is_some()),
+        "C7: it can be used again"
+    );
+    walk.take_steps();
+    walk.edit(|config| config.snapshot.rollback.counter = 2);
+    walk.go();
+    assert!(walk.take_steps().contains(&"begin Rollback".to_owned()));
+}
+
+/// [003] A8: each reason to refuse a rollback, by what is known of the snapshot.
+#[test]
+fn a_rollback_that_cannot_be_is_refused_once_and_by_name() {
+    for (known, reason) in [
+        ("", "unknown"),
+        ("r1", "not taken yet"),
+        ("f1", "not whole"),
+        ("t1", "given up"),
+        ("a1", "configuration cannot be read"),
+    ] {
+        let mut walk = Walk::installed();
+        walk.state.snapshots = state_with(known).snapshots;
+        walk.edit(|config| {
+            config.snapshot = listed(if known.is_empty() { &[] } else { &[1] });
+            config.snapshot.active = Some(snapshot_id(1));
+            config.snapshot.rollback.counter = 1;
+        });
+        walk.go();
+        let steps = walk.take_steps();
+        let refusals: Vec<_> = steps.iter().filter(|step| step.starts_with("refuse")).collect();
+        assert_eq!(refusals.len(), 1, "{known}: {steps:?}");
+        assert!(refusals[0].contains(reason), "{known}: {refusals:?}");
+        assert!(walk.state.last_failure.is_some());
+        walk.edit(|config| config.snapshot.rollback.counter = 0);
+        walk.go();
+        assert!(!walk.take_steps().iter().any(|step| step.contains("oll")), "a smaller value never acts");
+    }
+}
+
+/// [003] A7: dropped while the update prepares; nothing is left of it and the update goes on without.
+#[test]
+fn a_request_dropped_before_the_cut_is_cancelled() {
+    let mut walk = Walk::installed();
+    walk.edit(|config| {
+        config.snapshot = listed(&[1]);
+        config.resources.vcpus = 2;
+    });
+    walk.go();
+    walk.pass_preflight(1, None);
+    assert_eq!(walk.go(), WaitingFor::GuestDown);
+    walk.edit(|config| config.snapshot = listed(&[]));
+    walk.guest = Guest::ConfirmedDown;
+    walk.take_steps();
+    assert_eq!(walk.go(), WaitingFor::Nothing);
+    assert_eq!(walk.take_steps(), ["DeletingSnapshots", "Complete", "apply in place"]);
+    assert!(walk.state.snapshots.is_empty());
+}
+
+/// [003] D1, D2: deleted only while the guest is down, and gone only when storage says so.
+#[test]
+fn a_deletion_waits_for_the_guest_and_for_storage() {
+    let mut walk = Walk::upgraded();
+    walk.edit(|config| config.snapshot = listed(&[]));
+    assert_eq!(walk.go(), WaitingFor::Nothing, "a running guest is not stopped for it");
+    walk.take_steps();
+    walk.guest = Guest::Down;
+    assert_eq!(walk.go(), WaitingFor::GuestDown, "it must not be started meanwhile");
+    walk.guest = Guest::ConfirmedDown;
+    assert_eq!(walk.go(), WaitingFor::Deletions);
+    walk.storage.clear();
+    assert_eq!(walk.go(), WaitingFor::Nothing);
+    assert_eq!(walk.take_steps(), ["begin DeleteSnapshots", "DeletingSnapshots", "forget", "Complete"]);
+    assert!(walk.state.snapshots.is_empty());
+}
+
+/// [003] D2: a deletion that fails does not keep the guest down.
+#[test]
+fn a_failing_deletion_is_shown_and_does_not_hold_up_the_rest() {
+    let mut walk = Walk::upgraded();
+    walk.edit(|config| config.snapshot = listed(&[]));
+    walk.guest = Guest::ConfirmedDown;
+    walk.go();
+    walk.storage_answers(1, SnapshotAction::Delete, Some("busy"));
+    assert_eq!(walk.go(), WaitingFor::Nothing);
+    assert!(walk.state.operation.is_none());
+    walk.storage.clear();
+    walk.go();
+    assert!(walk.state.snapshots.is_empty(), "storage did it later");
+}
+
+/// [003] D4: whatever state it was in; and the app is gone only when its snapshots are.
+#[test]
+fn a_deleted_application_ends_what_runs_and_takes_everything_with_it() {
+    let mut walk = Walk::upgraded();
+    walk.edit(|config| config.resources.vcpus = 4);
+    walk.go();
+    walk.removed = true;
+    walk.received = None;
+    walk.take_steps();
+    assert_eq!(walk.go(), WaitingFor::GuestDown);
+    walk.guest = Guest::ConfirmedDown;
+    assert_eq!(walk.go(), WaitingFor::Deletions);
+    walk.storage_answers(1, SnapshotAction::Delete, Some("busy"));
+    assert_eq!(walk.go(), WaitingFor::Deletions, "I14: not final until storage says so");
+    walk.storage.clear();
+    walk.go();
+    assert_eq!(walk.steps.last().map(String::as_str), Some("ForgetApp"));
+}
+
+#[test]
+fn a_full_disk_admits_only_deletions() {
+    let mut walk = Walk::installed();
+    walk.edit(|config| config.resources.vcpus = 4);
+    walk.admission = Admission::OnlyDeletions;
+    assert_eq!(walk.go(), WaitingFor::Admission);
+    walk.removed = true;
+    assert_eq!(walk.go(), WaitingFor::GuestDown);
+    walk.state.operation = None;
+    walk.admission = Admission::Nothing;
+    assert_eq!(walk.go(), WaitingFor::Admission);
+}
+
+/// An update whose volume does not come does not stop the guest, and a corrected configuration replaces it.
+#[test]
+fn an_update_that_cannot_be_prepared_is_replaced_by_the_next() {
+    let mut walk = Walk::installed();
+    walk.edit(|config| config.volumes[0].generation = Generation(1));
+    let key = walk.received.as_ref().expect("set").volumes[0].key();
+    walk.broken.insert(key, ErrorReport::new("sha256 does not match", time(1)));
+    assert_eq!(walk.go(), WaitingFor::Volumes);
+    walk.edit(|config| config.volumes[0].generation = Generation(0));
+    assert_eq!(walk.go(), WaitingFor::Nothing);
+    assert_eq!(walk.take_steps(), ["begin Update", "Abandon"]);
+    assert_eq!(super::change::classify(&config("1"), walk.received.as_ref().expect("set")), Change::None);
+}
+
+/// [003] G6: after a restart in the middle, nothing is touched until the guest is confirmed down again.
+#[test]
+fn after_a_restart_storage_waits_for_the_guest_again() {
+    let mut walk = Walk::upgraded();
+    walk.state.operation = Some(rollback_operation(1, Phase::RevertingVolumes));
+    for guest in [Guest::Unknown, Guest::Up, Guest::Down] {
+        walk.guest = guest;
+        assert_eq!(walk.go(), WaitingFor::GuestDown, "{guest:?}");
+    }
+    walk.guest = Guest::ConfirmedDown;
+    assert_eq!(walk.go(), WaitingFor::Reverts);
+}
