@@ -1,0 +1,126 @@
+//! A line that one may leave from the middle: oldest first, every operation in constant time.
+//!
+//! ```text
+//!   head ─▶ slot ⇄ slot ⇄ slot ◀─ tail          free ─▶ slot ─▶ slot
+//! ```
+//!
+//! Slots live in one vector and are used again, so that a subscriber that keeps up causes no allocation, and one
+//! that lags holds as many slots as the line was ever long.
+
+/// A place in the line, valid until what stands there leaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Place(usize);
+
+#[derive(Debug)]
+pub(crate) struct Line<T> {
+    slots: Vec<Slot<T>>,
+    head: Option<usize>,
+    tail: Option<usize>,
+    free: Option<usize>,
+    len: usize,
+}
+
+#[derive(Debug)]
+enum Slot<T> {
+    Taken { value: T, before: Option<usize>, after: Option<usize> },
+    Free { next: Option<usize> },
+}
+
+impl<T> Line<T> {
+    pub(crate) fn new() -> Self {
+        Line { slots: Vec::new(), head: None, tail: None, free: None, len: 0 }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    pub(crate) fn push_back(&mut self, value: T) -> Place {
+        let slot = Slot::Taken { value, before: self.tail, after: None };
+        let at = self.put_into_free_slot(slot);
+        match self.tail {
+            Some(tail) => *self.after_mut(tail) = Some(at),
+            None => self.head = Some(at),
+        }
+        self.tail = Some(at);
+        self.len += 1;
+        Place(at)
+    }
+
+    pub(crate) fn pop_front(&mut self) -> Option<T> {
+        self.head.map(|head| self.remove(Place(head)))
+    }
+
+    pub(crate) fn get_mut(&mut self, place: Place) -> &mut T {
+        match &mut self.slots[place.0] {
+            Slot::Taken { value, .. } => value,
+            Slot::Free { .. } => unreachable!("a place is used only while it is taken"),
+        }
+    }
+
+    pub(crate) fn remove(&mut self, Place(at): Place) -> T {
+        let slot = std::mem::replace(&mut self.slots[at], Slot::Free { next: self.free });
+        let Slot::Taken { value, before, after } = slot else {
+            unreachable!("a place is used only while it is taken");
+        };
+        self.free = Some(at);
+        self.len -= 1;
+        match before {
+            Some(before) => *self.after_mut(before) = after,
+            None => self.head = after,
+        }
+        match after {
+            Some(next) => *self.before_mut(next) = before,
+            None => self.tail = before,
+        }
+        value
+    }
+
+    fn put_into_free_slot(&mut self, slot: Slot<T>) -> usize {
+        match self.free {
+            Some(at) => {
+                if let Slot::Free { next } = std::mem::replace(&mut self.slots[at], slot) {
+                    self.free = next;
+                }
+                at
+            }
+            None => {
+                self.slots.push(slot);
+                self.slots.len() - 1
+            }
+        }
+    }
+
+    fn after_mut(&mut self, at: usize) -> &mut Option<usize> {
+        match &mut self.slots[at] {
+            Slot::Taken { after, .. } => after,
+            Slot::Free { .. } => unreachable!("neighbours in the line are taken"),
+        }
+    }
+
+    fn before_mut(&mut self, at: usize) -> &mut Option<usize> {
+        match &mut self.slots[at] {
+            Slot::Taken { before, .. } => before,
+            Slot::Free { .. } => unreachable!("neighbours in the line are taken"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_may_leave_from_anywhere_and_the_slot_is_used_again() {
+        let mut line = Line::new();
+        let places: Vec<Place> = (0..5).map(|n| line.push_back(n)).collect();
+        assert_eq!((line.remove(places[0]), line.remove(places[2]), line.remove(places[4])), (0, 2, 4));
+        line.push_back(5);
+        *line.get_mut(places[3]) = 33;
+        assert_eq!(line.len(), 3);
+        assert_eq!(std::iter::from_fn(|| line.pop_front()).collect::<Vec<_>>(), [1, 33, 5]);
+        assert_eq!(line.pop_front(), None);
+        line.push_back(6);
+        assert_eq!((line.pop_front(), line.slots.len()), (Some(6), 5));
+    }
+}

@@ -1,0 +1,283 @@
+//! The publishing end of a topic.
+//!
+//! ```text
+//!   stage(value) ─▶ Staged::Persistent(row) ── the caller makes it durable ──▶ show_next(): visible to subscribers
+//!                └▶ Staged::Volatile ─────────────────────────────────────────▶ show_next()
+//!   publish(value) = all of it at once, for one value
+//! ```
+//!
+//! Staging apart from showing lets a step of many changes become durable first and visible after, whatever the
+//! topics. What is staged is what [`Publication::get`] answers: the publisher sees its own last word.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+
+use holdfast_persist::rows::{LoadedRow, RowChange};
+use holdfast_types::{Durability, Topic};
+
+use crate::backing::RowBacking;
+use crate::bus::BusError;
+use crate::topic::TopicCell;
+
+/// The right to publish a topic. There is one per topic and bus.
+pub struct Publication<T: Topic> {
+    topic: Arc<TopicCell<T>>,
+    /// Only for persistent topics.
+    backing: Option<Arc<dyn RowBacking>>,
+    owner: &'static str,
+    staged: VecDeque<Step<T>>,
+    damaged: Vec<DamagedRow>,
+}
+
+enum Step<T: Topic> {
+    Put(Arc<T>),
+    Remove(T::Key),
+    Restart,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Published {
+    /// The row was like that already; nobody is told.
+    Unchanged,
+    Changed,
+}
+
+/// What has to happen before a staged change may be shown.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Staged {
+    /// Nothing was staged: the row is like that already.
+    Unchanged,
+    /// Show it when its turn comes.
+    Volatile,
+    /// Make this durable, then show it.
+    Persistent(RowImage),
+}
+
+/// A row as its file is to be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RowImage {
+    pub topic: &'static str,
+    pub key: String,
+    /// `None`: the row is to go.
+    pub bytes: Option<Vec<u8>>,
+}
+
+/// A row on disk that could not be understood; it is in quarantine now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DamagedRow {
+    pub topic: &'static str,
+    pub key: String,
+    pub reason: String,
+}
+
+/// Why a value was not published. The row is as it was, on the bus and, after a restart, on disk old or new.
+#[derive(Debug, thiserror::Error)]
+pub enum PublishError {
+    #[error("the row {key} of {topic} cannot be written as JSON")]
+    Serialize { topic: &'static str, key: String, source: serde_json::Error },
+    #[error("the row {key} of {topic} cannot be made durable")]
+    Store { topic: &'static str, key: String, source: io::Error },
+}
+
+impl<T: Topic> Publication<T> {
+    pub(crate) fn open(
+        topic: Arc<TopicCell<T>>,
+        backing: Option<Arc<dyn RowBacking>>,
+        owner: &'static str,
+    ) -> Result<Self, BusError> {
+        let backing = backing.filter(|_| T::DURABILITY == Durability::Persistent);
+        let mut publication =
+            Publication { topic, backing, owner, staged: VecDeque::new(), damaged: Vec::new() };
+        publication.load()?;
+        Ok(publication)
+    }
+
+    /// Publishes the value under its key. Equal to the last one: nobody is told. A persistent row is durable
+    /// before anybody is told. After an error nobody was told, and a cut or restart may show the old row or the
+    /// new one.
+    pub fn publish(&mut self, value: T) -> Result<Published, PublishError> {
+        self.assert_nothing_staged();
+        let staged = self.stage(value)?;
+        self.finish(staged)
+    }
+
+    /// Takes the row away; one that is missing already is fine. As durable as [`Publication::publish`].
+    pub fn unpublish(&mut self, key: &T::Key) -> Result<Published, PublishError> {
+        self.assert_nothing_staged();
+        let staged = self.stage_removal(key);
+        self.finish(staged)
+    }
+
+    /// Says: my set of rows is complete, I have (again) started. Whoever subscribes later is told too.
+    pub fn signal_restarted(&mut self) {
+        self.assert_nothing_staged();
+        self.topic.restart();
+    }
+
+    /// The row as this publisher last left it, staged changes included.
+    pub fn get(&self, key: &T::Key) -> Option<Arc<T>> {
+        let staged = self.staged.iter().rev().find_map(|step| match step {
+            Step::Put(value) if value.key() == *key => Some(Some(Arc::clone(value))),
+            Step::Remove(removed) if removed == key => Some(None),
+            _ => None,
+        });
+        staged.unwrap_or_else(|| self.topic.get(key))
+    }
+
+    /// All rows, staged changes included, in the order of keys.
+    pub fn rows(&self) -> Vec<Arc<T>> {
+        if self.staged.is_empty() {
+            return self.topic.rows();
+        }
+        let visible = self.topic.rows();
+        let mut rows: BTreeMap<T::Key, Arc<T>> = visible.into_iter().map(|row| (row.key(), row)).collect();
+        for step in &self.staged {
+            match step {
+                Step::Put(value) => drop(rows.insert(value.key(), Arc::clone(value))),
+                Step::Remove(key) => drop(rows.remove(key)),
+                Step::Restart => {}
+            }
+        }
+        rows.into_values().collect()
+    }
+
+    /// Rows that were found damaged when this topic was loaded.
+    pub fn damaged(&self) -> &[DamagedRow] {
+        &self.damaged
+    }
+
+    pub fn owner(&self) -> &'static str {
+        self.owner
+    }
+
+    /// First half of [`Publication::publish`]: nobody is told yet.
+    pub fn stage(&mut self, value: T) -> Result<Staged, PublishError> {
+        let key = value.key();
+        if self.get(&key).is_some_and(|current| *current == value) {
+            return Ok(Staged::Unchanged);
+        }
+        let staged = match self.backing {
+            None => Staged::Volatile,
+            Some(_) => {
+                let written = serde_json::to_vec_pretty(&value);
+                let bytes = written.map_err(|source| PublishError::Serialize {
+                    topic: T::NAME,
+                    key: key.to_string(),
+                    source,
+                })?;
+                Staged::Persistent(RowImage { topic: T::NAME, key: key.to_string(), bytes: Some(bytes) })
+            }
+        };
+        self.staged.push_back(Step::Put(Arc::new(value)));
+        Ok(staged)
+    }
+
+    /// First half of [`Publication::unpublish`]: nobody is told yet.
+    pub fn stage_removal(&mut self, key: &T::Key) -> Staged {
+        if self.get(key).is_none() {
+            return Staged::Unchanged;
+        }
+        self.staged.push_back(Step::Remove(key.clone()));
+        match self.backing {
+            None => Staged::Volatile,
+            Some(_) => Staged::Persistent(RowImage { topic: T::NAME, key: key.to_string(), bytes: None }),
+        }
+    }
+
+    /// First half of [`Publication::signal_restarted`].
+    pub fn stage_restarted(&mut self) {
+        self.staged.push_back(Step::Restart);
+    }
+
+    /// Second half: shows the oldest staged change to subscribers. The caller has made it durable. False when
+    /// nothing is staged.
+    pub fn show_next(&mut self) -> bool {
+        match self.staged.pop_front() {
+            Some(Step::Put(value)) => self.topic.put(value),
+            Some(Step::Remove(key)) => self.topic.remove(&key),
+            Some(Step::Restart) => self.topic.restart(),
+            None => return false,
+        }
+        true
+    }
+
+    fn finish(&mut self, staged: Staged) -> Result<Published, PublishError> {
+        match staged {
+            Staged::Unchanged => return Ok(Published::Unchanged),
+            Staged::Volatile => {}
+            Staged::Persistent(row) => self.make_durable(row).inspect_err(|_| self.staged.clear())?,
+        }
+        self.show_next();
+        Ok(Published::Changed)
+    }
+
+    fn make_durable(&self, row: RowImage) -> Result<(), PublishError> {
+        let Some(backing) = &self.backing else { return Ok(()) };
+        let stored = backing.apply(self.owner, &[row.as_change()]);
+        stored.map_err(|source| PublishError::Store { topic: row.topic, key: row.key, source })
+    }
+
+    fn assert_nothing_staged(&self) {
+        assert!(self.staged.is_empty(), "{} published amid a staged step", T::NAME);
+    }
+
+    fn load(&mut self) -> Result<(), BusError> {
+        let Some(backing) = self.backing.clone() else { return Ok(()) };
+        let owner = self.owner;
+        let loaded = backing.load(owner, T::NAME);
+        let rows = loaded.map_err(|source| BusError::Load { topic: T::NAME, owner, source })?;
+        for row in rows {
+            match parse::<T>(&row) {
+                Ok(value) => self.topic.put(Arc::new(value)),
+                Err(reason) => self.set_aside(&*backing, row, reason)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn set_aside(
+        &mut self,
+        backing: &dyn RowBacking,
+        row: LoadedRow,
+        reason: String,
+    ) -> Result<(), BusError> {
+        let (topic, owner) = (T::NAME, self.owner);
+        backing.quarantine(&row.path, &reason).map_err(|source| BusError::Quarantine {
+            topic,
+            owner,
+            key: row.key.clone(),
+            source,
+        })?;
+        self.damaged.push(DamagedRow { topic, key: row.key, reason });
+        Ok(())
+    }
+}
+
+impl RowImage {
+    pub fn as_change(&self) -> RowChange<'_> {
+        let (topic, key) = (self.topic, self.key.as_str());
+        match &self.bytes {
+            Some(bytes) => RowChange::Put { topic, key, bytes },
+            None => RowChange::Delete { topic, key },
+        }
+    }
+}
+
+fn parse<T: Topic>(row: &LoadedRow) -> Result<T, String> {
+    let value: T = serde_json::from_slice(&row.bytes).map_err(|error| error.to_string())?;
+    let key = value.key().to_string();
+    if key == row.key { Ok(value) } else { Err(format!("the row says that its key is {key}")) }
+}
+
+impl<T: Topic> fmt::Debug for Publication<T> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Publication")
+            .field("topic", &T::NAME)
+            .field("owner", &self.owner)
+            .field("staged", &self.staged.len())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,103 @@
+//! One topic as one subscriber sees it: the changes it has not taken yet, at most one per key.
+//!
+//! Every entry has a ticket in the mailbox's line, and the tickets of a source stand there in the order of its
+//! entries; so whoever takes a ticket of this source takes its oldest entry.
+
+use std::any::Any;
+use std::collections::BTreeMap;
+use std::fmt;
+
+use holdfast_types::Topic;
+
+use crate::change::Change;
+use crate::line::{Line, Place};
+use crate::mailbox::Ticket;
+
+/// Turns a change of the topic into the subscriber's own event.
+pub(crate) type Wrap<T, E> = Box<dyn Fn(Change<T>) -> E + Send>;
+
+/// A source whose topic the mailbox does not know.
+pub(crate) trait AnySource<E>: Send {
+    fn take(&mut self) -> Option<E>;
+    fn as_any_mut(&mut self) -> &mut dyn Any;
+}
+
+pub(crate) struct Source<T: Topic, E> {
+    number: usize,
+    entries: Line<Entry<T>>,
+    by_key: BTreeMap<T::Key, Place>,
+    /// Where a `Restarted` waits.
+    restarted: Option<Place>,
+    wrap: Wrap<T, E>,
+}
+
+struct Entry<T: Topic> {
+    /// `None` for markers.
+    key: Option<T::Key>,
+    change: Change<T>,
+    ticket: Place,
+}
+
+impl<T: Topic, E> Source<T, E> {
+    pub(crate) fn new(number: usize, wrap: Wrap<T, E>) -> Self {
+        Source { number, entries: Line::new(), by_key: BTreeMap::new(), restarted: None, wrap }
+    }
+
+    /// A change of a row: it takes its place at the end, or melts into the one that waits already.
+    pub(crate) fn add_row(&mut self, key: &T::Key, change: Change<T>, line: &mut Line<Ticket<E>>) {
+        let Some(&place) = self.by_key.get(key) else {
+            let place = self.append(Some(key.clone()), change, line);
+            self.by_key.insert(key.clone(), place);
+            return;
+        };
+        let entry = self.entries.get_mut(place);
+        let waiting = std::mem::replace(&mut entry.change, Change::Synced);
+        match waiting.followed_by(change) {
+            Some(both) => entry.change = both,
+            None => {
+                line.remove(entry.ticket);
+                self.entries.remove(place);
+                self.by_key.remove(key);
+            }
+        }
+    }
+
+    pub(crate) fn add_synced(&mut self, line: &mut Line<Ticket<E>>) {
+        self.append(None, Change::Synced, line);
+    }
+
+    /// At most one waits, the newest, and it stands behind everything published before it.
+    pub(crate) fn add_restarted(&mut self, times: u32, line: &mut Line<Ticket<E>>) {
+        if let Some(earlier) = self.restarted.take() {
+            line.remove(self.entries.remove(earlier).ticket);
+        }
+        self.restarted = Some(self.append(None, Change::Restarted(times), line));
+    }
+
+    fn append(&mut self, key: Option<T::Key>, change: Change<T>, line: &mut Line<Ticket<E>>) -> Place {
+        let ticket = line.push_back(Ticket::Source(self.number));
+        self.entries.push_back(Entry { key, change, ticket })
+    }
+}
+
+impl<T: Topic, E: 'static> AnySource<E> for Source<T, E> {
+    fn take(&mut self) -> Option<E> {
+        let entry = self.entries.pop_front()?;
+        match (&entry.key, &entry.change) {
+            (Some(key), _) => drop(self.by_key.remove(key)),
+            (None, Change::Restarted(_)) => self.restarted = None,
+            (None, _) => {}
+        }
+        Some((self.wrap)(entry.change))
+    }
+
+    fn as_any_mut(&mut self) -> &mut dyn Any {
+        self
+    }
+}
+
+impl<T: Topic, E> fmt::Debug for Source<T, E> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Source").field("topic", &T::NAME).finish_non_exhaustive()
+    }
+}
