@@ -1,4 +1,5 @@
 //! The agents of a Holdfast node and what they need around them.
 
+pub mod runtime;
 pub mod wire;
 pub mod zedmanager;
