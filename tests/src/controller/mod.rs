@@ -12,7 +12,12 @@
 //! says when things happen. It believes whatever a device reports; judging reports is the tests' business.
 
 mod device_config;
+mod faults;
+mod files;
 pub mod json;
+mod routes;
+pub mod server;
+mod store;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt::{self, Write as _};
@@ -25,6 +30,9 @@ use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 pub use device_config::{AppEdit, ContentEdit, DeviceConfig, UnknownObject, VolumeEdit};
+pub use faults::{Download, Faults};
+pub use server::{Overdue, Server, ServerSettings, StartError};
+pub use store::StoreError;
 
 /// How many reports of one device are kept; the oldest go first. A report is under a KiB, and a soak run of a
 /// night makes more of them than anyone reads.
