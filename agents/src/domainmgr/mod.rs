@@ -1,0 +1,3 @@
+//! domainmgr: owns the running domains. So far only the seam to the hypervisor is here.
+
+pub mod vmm;
