@@ -1,6 +1,6 @@
 //! The agents of a Holdfast node and what they need around them.
 
-pub mod runtime;
 pub mod domainmgr;
+pub mod runtime;
 pub mod wire;
 pub mod zedmanager;
