@@ -4,6 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use holdfast_persist::disk::is_no_space;
 use holdfast_types::volume::Format;
 
 use crate::name::InvalidName;
@@ -12,7 +13,7 @@ use crate::name::InvalidName;
 #[derive(Debug, thiserror::Error)]
 pub enum VolumeError {
     /// [003] J5: refused by name; there is no default that succeeds.
-    #[error("volume {}: {what} is not supported for {}", volume.display(), format.name())]
+    #[error("volume {}: {what} is not supported for format {}", volume.display(), format.name())]
     Unsupported { volume: PathBuf, format: Format, what: &'static str },
 
     #[error("volume {} is missing", volume.display())]
@@ -59,6 +60,10 @@ pub enum VolumeError {
         volume.display()
     )]
     NoSpace { volume: PathBuf, needed_bytes: u64, free_bytes: u64 },
+
+    /// A step ran out of room; what it had begun was undone as far as the tool can.
+    #[error("volume {}: no space left for {step}", volume.display())]
+    OutOfSpace { volume: PathBuf, step: &'static str },
 
     #[error("volume {}: {step} was cancelled", volume.display())]
     Cancelled { volume: PathBuf, step: &'static str },
@@ -111,6 +116,30 @@ pub enum ToolError {
 }
 
 impl VolumeError {
+    /// A tool's error during a step on this volume, as what it means for the volume.
+    pub fn from_tool(volume: &Path, step: &'static str, error: ToolError) -> Self {
+        let volume = volume.to_path_buf();
+        match error {
+            ToolError::Locked { .. } => VolumeError::Locked { volume },
+            ToolError::NoSpace { .. } => VolumeError::OutOfSpace { volume, step },
+            ToolError::Missing { .. } => VolumeError::Missing { volume },
+            ToolError::NotAnImage { stderr } => VolumeError::Corrupt { volume, reason: stderr },
+            ToolError::Cancelled => VolumeError::Cancelled { volume, step },
+            ToolError::TimedOut { limit } => VolumeError::TimedOut { volume, step, limit },
+            source => VolumeError::Tool { volume, step, source },
+        }
+    }
+
+    /// A file call's error during a step on this volume.
+    pub fn from_io(volume: &Path, step: &'static str, source: io::Error) -> Self {
+        let volume = volume.to_path_buf();
+        if is_no_space(&source) {
+            VolumeError::OutOfSpace { volume, step }
+        } else {
+            VolumeError::Io { volume, step, source }
+        }
+    }
+
     /// The volume (or the source image) it is about.
     pub fn volume(&self) -> &Path {
         match self {
@@ -126,6 +155,7 @@ impl VolumeError {
             | VolumeError::Name { volume, .. }
             | VolumeError::NotConfirmed { volume, .. }
             | VolumeError::NoSpace { volume, .. }
+            | VolumeError::OutOfSpace { volume, .. }
             | VolumeError::Cancelled { volume, .. }
             | VolumeError::TimedOut { volume, .. }
             | VolumeError::Tool { volume, .. }
@@ -138,6 +168,7 @@ impl VolumeError {
         match self {
             VolumeError::Locked { .. }
             | VolumeError::NoSpace { .. }
+            | VolumeError::OutOfSpace { .. }
             | VolumeError::Cancelled { .. }
             | VolumeError::TimedOut { .. }
             | VolumeError::NotConfirmed { .. }

@@ -132,7 +132,7 @@ impl<T> Ensured<T> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VolumeSpec {
     pub location: PathBuf,
-    /// What it is stored as; `registry::stored_format` says what content becomes.
+    /// What it is stored as; [`crate::stored_format`] says what content becomes.
     pub format: Format,
     pub source: Source,
     /// Size for the guest in bytes; 0: the source's own. An image is grown to it, never shrunk.
@@ -203,6 +203,8 @@ pub struct FoundSnapshot {
     pub name: String,
     pub id: String,
     pub created_at: Timestamp,
+    /// The guest's size of the volume when it was cut, in bytes; `None` in very old images, which do not keep it.
+    pub size_bytes: Option<u64>,
     /// Size of a saved machine state in it, in bytes; zero for all of ours.
     pub vm_state_size_bytes: u64,
 }

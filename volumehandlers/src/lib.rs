@@ -14,8 +14,13 @@
 
 pub mod context;
 pub mod error;
+pub mod file;
 pub mod handler;
 pub mod name;
+pub mod qcow2;
+pub mod registry;
+mod staging;
+pub mod tool;
 
 pub use context::HandlerCx;
 pub use error::{ToolError, VolumeError};
@@ -24,3 +29,5 @@ pub use handler::{
     VolumeFacts, VolumeHandler, VolumeSpec,
 };
 pub use name::SnapshotName;
+pub use registry::{Backing, Registry, stored_format};
+pub use tool::ImageTool;

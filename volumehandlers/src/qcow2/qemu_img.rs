@@ -1,0 +1,398 @@
+//! [`ImageTool`] by qemu-img, 7.2 and newer.
+//!
+//! ```text
+//!   convert -p -f A -O B from to     info -f F --output=json [-U] image     snapshot -c|-a|-d NAME image
+//!   create -f F image SIZE           check -f qcow2 --output=json [-r leaks] image     resize -f F image SIZE
+//! ```
+//!
+//! Formats are always given. Error texts (in the C locale) are sorted into the few kinds that callers branch on;
+//! the text itself goes along. Looking for another word in a newer QEMU's text costs one line in `sort_error`.
+//!
+//! Deliberately absent: retries, names chosen here, and anything that remembers a call.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use chrono::DateTime;
+use holdfast_types::volume::Format;
+use serde::Deserialize;
+
+use super::header;
+use super::limit;
+use super::process::{self, Ended};
+use crate::context::HandlerCx;
+use crate::error::ToolError;
+use crate::tool::{Access, CheckReport, ImageInfo, ImageSnapshot, ImageTool, Mend, qemu_format};
+
+/// The qemu-img program.
+#[derive(Debug, Clone)]
+pub struct QemuImg {
+    program: PathBuf,
+}
+
+impl QemuImg {
+    /// As found by `PATH`.
+    pub fn new() -> Self {
+        QemuImg::at("qemu-img")
+    }
+
+    pub fn at(program: impl Into<PathBuf>) -> Self {
+        QemuImg { program: program.into() }
+    }
+
+    /// The first line of `--version`; the way to find out early whether it is installed.
+    pub fn version(&self) -> Result<String, ToolError> {
+        let ended = self.run(&["--version".into()], limit::for_metadata(0), &HandlerCx::unattended())?;
+        let text = String::from_utf8_lossy(&ended.stdout);
+        Ok(text.lines().next().unwrap_or_default().to_owned())
+    }
+
+    fn run(&self, arguments: &[OsString], limit: Duration, cx: &HandlerCx<'_>) -> Result<Ended, ToolError> {
+        tracing::debug!(program = %self.program.display(), ?arguments, "running");
+        process::run(&self.program, arguments, limit, cx)
+    }
+
+    /// Runs it and takes any status but 0 for a failure.
+    fn succeed(
+        &self,
+        arguments: &[OsString],
+        limit: Duration,
+        cx: &HandlerCx<'_>,
+    ) -> Result<Ended, ToolError> {
+        let ended = self.run(arguments, limit, cx)?;
+        if ended.status.success() { Ok(ended) } else { Err(sort_error(&ended)) }
+    }
+
+    fn snapshot(&self, flag: &str, name: &str, image: &Path, cx: &HandlerCx<'_>) -> Result<(), ToolError> {
+        let arguments = ["snapshot".into(), flag.into(), name.into(), plain(image)];
+        self.succeed(&arguments, limit::for_metadata(length(image)), cx).map(drop)
+    }
+}
+
+impl Default for QemuImg {
+    fn default() -> Self {
+        QemuImg::new()
+    }
+}
+
+impl ImageTool for QemuImg {
+    fn create(
+        &self,
+        image: &Path,
+        format: Format,
+        size_bytes: u64,
+        cx: &HandlerCx<'_>,
+    ) -> Result<(), ToolError> {
+        let arguments = [
+            "create".into(),
+            "-q".into(),
+            "-f".into(),
+            qemu_format(format).into(),
+            plain(image),
+            size_bytes.to_string().into(),
+        ];
+        self.succeed(&arguments, limit::for_metadata(size_bytes), cx).map(drop)
+    }
+
+    fn convert(
+        &self,
+        from: (&Path, Format),
+        to: (&Path, Format),
+        cx: &HandlerCx<'_>,
+    ) -> Result<(), ToolError> {
+        let arguments = [
+            "convert".into(),
+            "-p".into(),
+            "-f".into(),
+            qemu_format(from.1).into(),
+            "-O".into(),
+            qemu_format(to.1).into(),
+            plain(from.0),
+            plain(to.0),
+        ];
+        // A compressed image holds more than its length; ten times more is beyond any compressor used for disks.
+        let content_bytes = length(from.0).saturating_mul(10);
+        self.succeed(&arguments, limit::for_content(content_bytes), cx).map(drop)
+    }
+
+    fn resize(
+        &self,
+        image: &Path,
+        format: Format,
+        size_bytes: u64,
+        cx: &HandlerCx<'_>,
+    ) -> Result<(), ToolError> {
+        let arguments = [
+            "resize".into(),
+            "-q".into(),
+            "-f".into(),
+            qemu_format(format).into(),
+            plain(image),
+            size_bytes.to_string().into(),
+        ];
+        self.succeed(&arguments, limit::for_metadata(length(image)), cx).map(drop)
+    }
+
+    fn info(&self, image: &Path, format: Format, access: Access) -> Result<ImageInfo, ToolError> {
+        let header = match format {
+            Format::Qcow2 => Some(qcow2_header(image)?),
+            Format::Vmdk => refuse_vmdk_descriptor(image).map(|()| None)?,
+            _ => None,
+        };
+        if let Some(header) = &header
+            && (header.backing_file.is_some() || header.external_data_file)
+        {
+            // Never shown to qemu-img, which would open the other file.
+            return Ok(from_header(header, length(image)));
+        }
+        let mut arguments: Vec<OsString> =
+            vec!["info".into(), "-f".into(), qemu_format(format).into(), "--output=json".into()];
+        if access == Access::Shared {
+            arguments.push("-U".into());
+        }
+        arguments.push(plain(image));
+        let ended = self.succeed(&arguments, limit::for_metadata(length(image)), &HandlerCx::unattended())?;
+        let info: JsonInfo = parse(&ended.stdout)?;
+        let sizes = header.map(|header| header::snapshot_sizes(image, &header)).unwrap_or_default();
+        Ok(info.into_image_info(image, &sizes))
+    }
+
+    fn check(&self, image: &Path, mend: Mend, cx: &HandlerCx<'_>) -> Result<CheckReport, ToolError> {
+        let mut arguments: Vec<OsString> = vec!["check".into(), "-f".into(), "qcow2".into()];
+        arguments.push("--output=json".into());
+        if mend == Mend::Leaks {
+            arguments.extend(["-r".into(), "leaks".into()]);
+        }
+        arguments.push(plain(image));
+        let ended = self.run(&arguments, limit::for_content(length(image)), cx)?;
+        // 0: clean. 2: damaged. 3: leaks only. 1 also stands for "could not open" and then nothing is printed.
+        match ended.status.code() {
+            Some(0..=3) if !ended.stdout.is_empty() => Ok(parse::<JsonCheck>(&ended.stdout)?.into()),
+            _ => Err(sort_error(&ended)),
+        }
+    }
+
+    fn snapshot_create(&self, image: &Path, name: &str, cx: &HandlerCx<'_>) -> Result<(), ToolError> {
+        self.snapshot("-c", name, image, cx)
+    }
+
+    fn snapshot_apply(&self, image: &Path, id_or_name: &str, cx: &HandlerCx<'_>) -> Result<(), ToolError> {
+        self.snapshot("-a", id_or_name, image, cx)
+    }
+
+    fn snapshot_delete(&self, image: &Path, name: &str, cx: &HandlerCx<'_>) -> Result<(), ToolError> {
+        self.snapshot("-d", name, image, cx)
+    }
+}
+
+/// A path that can be nothing else: `nbd:x`, `json:{…}` and `-o` mean other things to qemu-img.
+fn plain(path: &Path) -> OsString {
+    if path.is_absolute() { path.into() } else { Path::new(".").join(path).into() }
+}
+
+/// For limits only: a missing file gets the shortest.
+fn length(path: &Path) -> u64 {
+    std::fs::metadata(path).map(|found| found.len()).unwrap_or(0)
+}
+
+fn qcow2_header(image: &Path) -> Result<header::Qcow2Header, ToolError> {
+    header::read_qcow2(image)
+        .map_err(unreadable_file)?
+        .ok_or_else(|| ToolError::NotAnImage { stderr: "it has no qcow2 header".to_owned() })
+}
+
+fn refuse_vmdk_descriptor(image: &Path) -> Result<(), ToolError> {
+    match header::flaw_of_vmdk(image).map_err(unreadable_file)? {
+        Some(flaw) => Err(ToolError::NotAnImage { stderr: flaw.to_owned() }),
+        None => Ok(()),
+    }
+}
+
+fn unreadable_file(error: std::io::Error) -> ToolError {
+    match error.kind() {
+        std::io::ErrorKind::NotFound => ToolError::Missing { stderr: error.to_string() },
+        _ => ToolError::Unreadable { program: "the image's header".to_owned(), reason: error.to_string() },
+    }
+}
+
+fn from_header(header: &header::Qcow2Header, allocated_bytes: u64) -> ImageInfo {
+    ImageInfo {
+        virtual_size_bytes: header.virtual_size_bytes,
+        allocated_bytes,
+        backing_file: header.backing_file.clone(),
+        external_data_file: header.external_data_file,
+        encrypted: header.encrypted,
+        marked_corrupt: header.marked_corrupt,
+        snapshots: Vec::new(),
+    }
+}
+
+/// What the error texts of qemu-img (C locale) mean.
+fn sort_error(ended: &Ended) -> ToolError {
+    let stderr = ended.stderr.clone();
+    let says = |words: &str| stderr.contains(words);
+    if says("Failed to get") && says("lock") {
+        ToolError::Locked { stderr }
+    } else if says("No space left on device") || says("Disk quota exceeded") {
+        ToolError::NoSpace { stderr }
+    } else if says("No such file or directory") {
+        ToolError::Missing { stderr }
+    } else if says("Could not open") && !says("Permission denied") && !says("Input/output error") {
+        // All else that keeps an image from being opened is in its own bytes.
+        ToolError::NotAnImage { stderr }
+    } else {
+        ToolError::Failed { program: "qemu-img".to_owned(), status: ended.status.to_string(), stderr }
+    }
+}
+
+fn parse<'a, T: Deserialize<'a>>(stdout: &'a [u8]) -> Result<T, ToolError> {
+    serde_json::from_slice(stdout)
+        .map_err(|error| ToolError::Unreadable { program: "qemu-img".to_owned(), reason: error.to_string() })
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+struct JsonInfo {
+    virtual_size: u64,
+    #[serde(default)]
+    actual_size: u64,
+    #[serde(default)]
+    backing_filename: Option<String>,
+    #[serde(default)]
+    encrypted: bool,
+    #[serde(default)]
+    snapshots: Vec<JsonSnapshot>,
+    #[serde(default)]
+    format_specific: Option<JsonFormatSpecific>,
+}
+
+#[derive(Debug, Deserialize)]
+struct JsonFormatSpecific {
+    #[serde(default)]
+    data: JsonFormatData,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+struct JsonFormatData {
+    #[serde(default)]
+    corrupt: bool,
+    #[serde(default)]
+    data_file: Option<String>,
+    #[serde(default)]
+    extents: Vec<JsonExtent>,
+}
+
+#[derive(Debug, Deserialize)]
+struct JsonExtent {
+    filename: String,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+struct JsonSnapshot {
+    id: String,
+    name: String,
+    #[serde(default)]
+    vm_state_size: u64,
+    #[serde(default)]
+    date_sec: i64,
+    #[serde(default)]
+    date_nsec: u32,
+}
+
+impl JsonInfo {
+    fn into_image_info(self, image: &Path, sizes: &BTreeMap<String, u64>) -> ImageInfo {
+        let data = self.format_specific.map(|specific| specific.data).unwrap_or_default();
+        let foreign_extent = data.extents.iter().any(|extent| Path::new(&extent.filename) != image);
+        ImageInfo {
+            virtual_size_bytes: self.virtual_size,
+            allocated_bytes: self.actual_size,
+            backing_file: self.backing_filename,
+            external_data_file: data.data_file.is_some() || foreign_extent,
+            encrypted: self.encrypted,
+            marked_corrupt: data.corrupt,
+            snapshots: self.snapshots.into_iter().map(|found| found.into_image_snapshot(sizes)).collect(),
+        }
+    }
+}
+
+impl JsonSnapshot {
+    fn into_image_snapshot(self, sizes: &BTreeMap<String, u64>) -> ImageSnapshot {
+        ImageSnapshot {
+            size_bytes: sizes.get(&self.id).copied(),
+            id: self.id,
+            name: self.name,
+            created_at: DateTime::from_timestamp(self.date_sec, self.date_nsec).unwrap_or_default(),
+            vm_state_size_bytes: self.vm_state_size,
+        }
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+struct JsonCheck {
+    #[serde(default)]
+    leaks: u64,
+    #[serde(default)]
+    corruptions: u64,
+    #[serde(default)]
+    check_errors: u64,
+    #[serde(default)]
+    leaks_fixed: u64,
+    #[serde(default)]
+    corruptions_fixed: u64,
+}
+
+impl From<JsonCheck> for CheckReport {
+    fn from(json: JsonCheck) -> Self {
+        CheckReport {
+            leaks: json.leaks,
+            corruptions: json.corruptions,
+            check_errors: json.check_errors,
+            leaks_fixed: json.leaks_fixed,
+            corruptions_fixed: json.corruptions_fixed,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::process::ExitStatusExt;
+
+    fn failed(stderr: &str) -> ToolError {
+        let status = std::process::ExitStatus::from_raw(1 << 8);
+        sort_error(&Ended { status, stdout: Vec::new(), stderr: stderr.to_owned() })
+    }
+
+    #[test]
+    fn error_texts_are_sorted_into_the_kinds_callers_branch_on() {
+        let locked = "qemu-img: Could not open 'a': Failed to get shared \"write\" lock";
+        assert!(matches!(failed(locked), ToolError::Locked { .. }));
+        let full = "qemu-img: error while writing at byte 0: No space left on device";
+        assert!(matches!(failed(full), ToolError::NoSpace { .. }));
+        let other = failed("qemu-img: Could not apply snapshot 'x': -2 (Input/output error)");
+        assert!(other.to_string().contains("exit status: 1"), "{other}");
+    }
+
+    #[test]
+    fn what_newer_versions_add_to_the_answer_is_ignored() {
+        let json = br#"{"virtual-size": 1048576, "actual-size": 5, "children": [{"name": "file"}],
+            "snapshots": [{"id": "1", "name": "a", "date-sec": 1, "date-nsec": 2, "vm-state-size": 0,
+                           "vm-clock-sec": 0, "vm-clock-nsec": 0, "icount": 0}],
+            "format-specific": {"type": "qcow2", "data": {"corrupt": true, "compat": "1.1"}}}"#;
+        let info = parse::<JsonInfo>(json).expect("an answer");
+        let info = info.into_image_info(Path::new("/v"), &BTreeMap::from([("1".to_owned(), 9)]));
+        assert!(info.marked_corrupt && info.backing_file.is_none());
+        assert_eq!(info.snapshots[0].size_bytes, Some(9));
+    }
+
+    #[test]
+    fn a_path_is_never_an_option_or_a_protocol() {
+        assert_eq!(plain(Path::new("json:{}")), OsString::from("./json:{}"));
+        assert_eq!(plain(Path::new("/v/a#1.qcow2")), OsString::from("/v/a#1.qcow2"));
+    }
+}
