@@ -1,0 +1,235 @@
+//! What lies under `snapshots/` when the node starts, and how it is put beside the rows.
+//!
+//! [`scan`] runs as a job and only reads. The rest is pure. A record that cannot be read makes a failed snapshot
+//! with the reason, which can be deleted ([003] H3); it harms no other application ([003] G9). A snapshot whose
+//! row is lost is taken in again from its own records.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use holdfast_persist::disk::{Disk, EntryKind};
+use holdfast_persist::layout::PersistLayout;
+use holdfast_persist::record;
+use holdfast_types::*;
+
+use crate::runtime::{Backend, Job, JobId};
+
+/// The job: one per start.
+#[derive(Debug, Clone, Copy)]
+pub struct ScanSnapshots;
+
+impl Job for ScanSnapshots {
+    fn id(&self) -> JobId {
+        JobId("scan snapshots".to_owned())
+    }
+
+    fn object(&self) -> String {
+        "snapshots".to_owned()
+    }
+
+    fn backend(&self) -> Backend {
+        Backend::Storage
+    }
+
+    fn deadline(&self) -> Option<Duration> {
+        None
+    }
+}
+
+/// One directory whose name is an id.
+#[derive(Debug)]
+pub struct ScannedSnapshot {
+    pub id: SnapshotId,
+    pub config: Result<AppInstanceConfig, String>,
+    pub instance: Result<SnapshotInstanceStatus, String>,
+}
+
+#[derive(Debug, Default)]
+pub struct Scan {
+    pub snapshots: Vec<ScannedSnapshot>,
+    /// Names that are no ids, and why they are left alone.
+    pub unreadable: Vec<(String, String)>,
+}
+
+/// Reads both of zedmanager's records of every snapshot. Reads only.
+pub fn scan(disk: &dyn Disk, layout: &PersistLayout) -> Scan {
+    let mut scan = Scan::default();
+    let entries = match disk.list(&layout.snapshots_dir()) {
+        Ok(entries) => entries,
+        Err(error) => {
+            scan.unreadable.push((layout.snapshots_dir().display().to_string(), error.to_string()));
+            return scan;
+        }
+    };
+    for entry in entries {
+        let name = entry.name.to_string_lossy().into_owned();
+        match name.parse::<SnapshotId>() {
+            Ok(id) if entry.kind == EntryKind::Directory => scan.snapshots.push(ScannedSnapshot {
+                id,
+                config: record::load(disk, &layout.app_config_file(&id)).map_err(|error| error_chain(&error)),
+                instance: record::load(disk, &layout.snapshot_instance_status_file(&id))
+                    .map_err(|error| error_chain(&error)),
+            }),
+            Ok(_) => scan.unreadable.push((name, "not a directory".to_owned())),
+            Err(error) => scan.unreadable.push((name, error.to_string())),
+        }
+    }
+    scan
+}
+
+/// A snapshot the row knows: its records must be there, be its own, and agree.
+pub fn compare(state: &mut AppInstanceState, scanned: &ScannedSnapshot, now: Timestamp) {
+    let app = state.app;
+    let Some(entry) = state.snapshots.get_mut(&scanned.id) else { return };
+    let SnapshotState::Available(instance) = &entry.state else { return };
+    let problem = problem(scanned, app, instance);
+    if let Some(why) = problem {
+        entry.state = SnapshotState::Failed(damaged(instance.clone(), why, now));
+    }
+}
+
+fn problem(scanned: &ScannedSnapshot, app: AppId, known: &SnapshotInstanceStatus) -> Option<String> {
+    let config = match &scanned.config {
+        Ok(config) => config,
+        Err(error) => return Some(error.clone()),
+    };
+    let stored = match &scanned.instance {
+        Ok(stored) => stored,
+        Err(error) => return Some(error.clone()),
+    };
+    if config.app() != app || stored.app != app {
+        return Some("its records are of another application".to_owned());
+    }
+    if stored.snapshot.id != known.snapshot.id || stored.operation != known.operation {
+        return Some("its records are of another snapshot".to_owned());
+    }
+    if config.id_and_version != stored.config_version {
+        return Some(format!(
+            "its configuration is of version {} and not {}",
+            config.version(),
+            stored.config_version.version
+        ));
+    }
+    None
+}
+
+fn damaged(mut instance: SnapshotInstanceStatus, why: String, now: Timestamp) -> SnapshotInstanceStatus {
+    // A snapshot that was never cut has no time; one that is damaged was cut, and keeps some.
+    instance.time_created = instance.time_created.or(Some(now));
+    instance.error = Some(
+        ErrorReport::new(format!("snapshot {} is damaged: {why}", instance.snapshot.id), now)
+            .about(EntityKind::AppInstance, instance.app)
+            .retry("deleting it and asking for a new one"),
+    );
+    instance
+}
+
+/// A snapshot no row knows: whole enough to be taken in again by its own application? None for the remains of one
+/// that was never finished; they are removed.
+pub fn orphan(scanned: &ScannedSnapshot, now: Timestamp) -> Option<SnapshotInstanceStatus> {
+    let instance = scanned.instance.as_ref().ok()?;
+    if instance.snapshot.id != scanned.id {
+        return None;
+    }
+    let problem = problem(scanned, instance.app, instance);
+    Some(match problem {
+        Some(why) => damaged(instance.clone(), why, now),
+        None => instance.clone(),
+    })
+}
+
+/// Takes a snapshot without a row into its application's row.
+pub fn adopt(state: &mut AppInstanceState, instance: SnapshotInstanceStatus) {
+    state.last_sequence += 1;
+    state.last_operation = state.last_operation.max(instance.operation);
+    let entry = SnapshotEntry {
+        desc: instance.snapshot,
+        sequence: state.last_sequence,
+        trimmed: false,
+        state: match instance.error {
+            Some(_) => SnapshotState::Failed(instance.clone()),
+            None => SnapshotState::Available(instance.clone()),
+        },
+    };
+    state.snapshots.insert(instance.snapshot.id, entry);
+}
+
+/// Snapshots the row calls available whose directory is gone.
+pub fn mark_incomplete(
+    state: &mut AppInstanceState,
+    saved: &BTreeMap<SnapshotId, AppInstanceConfig>,
+    directories: &BTreeSet<SnapshotId>,
+    now: Timestamp,
+) {
+    for (id, entry) in &mut state.snapshots {
+        if let SnapshotState::Available(instance) = &entry.state
+            && !(directories.contains(id) && saved.contains_key(id))
+        {
+            let instance = damaged(instance.clone(), "its records are missing".to_owned(), now);
+            entry.state = SnapshotState::Failed(instance);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::zedmanager::testing::*;
+
+    fn whole(n: u8) -> ScannedSnapshot {
+        ScannedSnapshot { id: snapshot_id(n), config: Ok(config("1")), instance: Ok(instance(n)) }
+    }
+
+    /// [003] H3: each kind of damage makes that snapshot, and no other, a failed one with its reason.
+    #[test]
+    fn damage_is_named_on_the_snapshot() {
+        type Edit = fn(&mut ScannedSnapshot);
+        let table: &[(Edit, Option<&str>)] = &[
+            (|_| {}, None),
+            (|s| s.config = Err("appInstanceConfig.json is empty".into()), Some("is empty")),
+            (|s| s.instance = Err("snapshotInstanceStatus.json: missing X".into()), Some("missing X")),
+            (|s| s.config.as_mut().unwrap().id_and_version.version = "9".into(), Some("version 9")),
+            (|s| s.instance.as_mut().unwrap().operation = OperationNumber(99), Some("another snapshot")),
+            (
+                |s| s.instance.as_mut().unwrap().app = AppId(uuid::Uuid::from_u128(1)),
+                Some("another application"),
+            ),
+        ];
+        for (edit, expected) in table {
+            let mut state = state_with("a1 a2");
+            let mut scanned = whole(1);
+            edit(&mut scanned);
+            compare(&mut state, &scanned, time(1));
+            compare(&mut state, &whole(2), time(1));
+            assert!(matches!(state.snapshots[&snapshot_id(2)].state, SnapshotState::Available(_)));
+            match (&state.snapshots[&snapshot_id(1)].state, expected) {
+                (SnapshotState::Available(_), None) => {}
+                (SnapshotState::Failed(instance), Some(text)) => {
+                    let error = instance.error.as_ref().expect("says why");
+                    assert!(error.summary.contains(text), "{error}");
+                }
+                (state, expected) => panic!("{state:?} where {expected:?} was expected"),
+            }
+        }
+    }
+
+    #[test]
+    fn a_snapshot_without_a_row_is_taken_in_again_and_remains_are_not() {
+        let mut state = empty_state();
+        adopt(&mut state, orphan(&whole(1), time(1)).expect("whole"));
+        assert!(matches!(state.snapshots[&snapshot_id(1)].state, SnapshotState::Available(_)));
+        let mut unfinished = whole(2);
+        unfinished.instance = Err("no such file".into());
+        assert!(orphan(&unfinished, time(1)).is_none());
+        let mut swapped = whole(3);
+        swapped.id = snapshot_id(4);
+        assert!(orphan(&swapped, time(1)).is_none(), "records of another snapshot");
+    }
+
+    #[test]
+    fn an_available_snapshot_without_records_is_a_failed_one() {
+        let mut state = state_with("a1");
+        mark_incomplete(&mut state, &BTreeMap::new(), &BTreeSet::new(), time(1));
+        assert!(matches!(state.snapshots[&snapshot_id(1)].state, SnapshotState::Failed(_)));
+    }
+}
