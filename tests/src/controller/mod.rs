@@ -11,11 +11,14 @@
 //! The core is the same code in the `controller-sim` program, in tests, and in the simulation: whoever drives it
 //! says when things happen. It believes whatever a device reports; judging reports is the tests' business.
 
+pub mod admin;
 mod device_config;
 mod faults;
 mod files;
 pub mod json;
+pub mod play;
 mod routes;
+pub mod scenario;
 pub mod server;
 mod store;
 
