@@ -77,6 +77,18 @@ pub fn scan(disk: &dyn Disk, layout: &PersistLayout) -> Scan {
     scan
 }
 
+/// Damage is judged afresh at each start: a record that was brought back makes its snapshot whole again.
+pub fn presume_whole(state: &mut AppInstanceState) {
+    for entry in state.snapshots.values_mut() {
+        if let SnapshotState::Failed(instance) = &entry.state
+            && instance.time_created.is_some()
+        {
+            let instance = SnapshotInstanceStatus { error: None, ..instance.clone() };
+            entry.state = SnapshotState::Available(instance);
+        }
+    }
+}
+
 /// A snapshot the row knows: its records must be there, be its own, and agree.
 pub fn compare(state: &mut AppInstanceState, scanned: &ScannedSnapshot, now: Timestamp) {
     let app = state.app;

@@ -140,6 +140,9 @@ pub enum Write {
 
 /// Takes in what was received: what it says about snapshots, and whether it lifts a wait.
 pub fn absorb(state: &mut AppInstanceState, facts: &Facts<'_>) {
+    if facts.storage_known {
+        take_in_storage_damage(state, facts);
+    }
     if facts.removed {
         list::drop_all(state, facts.now);
         return;
@@ -155,6 +158,26 @@ pub fn absorb(state: &mut AppInstanceState, facts: &Facts<'_>) {
         state.superseded_version = None;
     }
     list::reconcile(state, &received.snapshot, facts.now);
+}
+
+/// [003] H3: a snapshot that volumemgr cannot vouch for is a failed one, with the reason.
+fn take_in_storage_damage(state: &mut AppInstanceState, facts: &Facts<'_>) {
+    for (id, entry) in &mut state.snapshots {
+        let SnapshotState::Available(instance) = &entry.state else { continue };
+        let problem = match facts.storage.get(id) {
+            None => Some(ErrorReport::new(format!("storage has no record of snapshot {id}"), facts.now)),
+            Some(status) if status.result_of == SnapshotAction::Unspecified => status.error.clone(),
+            Some(_) => None,
+        };
+        if let Some(error) = problem {
+            entry.state = SnapshotState::Failed(SnapshotInstanceStatus {
+                // It was cut: only one that never was has no time.
+                time_created: instance.time_created.or(Some(facts.now)),
+                error: Some(error.retry("deleting it and asking for a new one")),
+                ..instance.clone()
+            });
+        }
+    }
 }
 
 /// A snapshot that could not be cut with an update is asked for again with the next one.

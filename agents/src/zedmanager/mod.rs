@@ -312,6 +312,9 @@ impl Zedmanager {
     /// The start's inventory is here: rows and records are put side by side ([003] G9, H3), then everything moves.
     fn take_inventory(&mut self, scan: Scan, cx: &mut Ctx<Self>) -> Vec<AppId> {
         self.scanned = true;
+        for app in self.apps.values_mut() {
+            inventory::presume_whole(&mut app.state);
+        }
         for (name, why) in &scan.unreadable {
             tracing::warn!(directory = name, why, "left alone: not a snapshot's directory");
         }

@@ -336,6 +336,7 @@ fn a_rollback_that_cannot_be_is_refused_once_and_by_name() {
     ] {
         let mut walk = Walk::installed();
         walk.state.snapshots = state_with(known).snapshots;
+        walk.storage.insert(snapshot_id(1), answer(1, SnapshotAction::Create, OperationNumber(1), None));
         walk.edit(|config| {
             config.snapshot = listed(if known.is_empty() { &[] } else { &[1] });
             config.snapshot.active = Some(snapshot_id(1));
@@ -351,6 +352,17 @@ fn a_rollback_that_cannot_be_is_refused_once_and_by_name() {
         walk.go();
         assert!(!walk.take_steps().iter().any(|step| step.contains("oll")), "a smaller value never acts");
     }
+}
+
+/// [003] H3: what volumemgr cannot vouch for is a failed snapshot, and only that one.
+#[test]
+fn a_snapshot_that_storage_does_not_vouch_for_is_a_failed_one() {
+    let mut walk = Walk::upgraded();
+    let damaged = answer(1, SnapshotAction::Unspecified, OperationNumber(0), Some("record truncated"));
+    walk.storage.insert(snapshot_id(1), damaged);
+    walk.go();
+    assert!(matches!(&walk.state.snapshots[&snapshot_id(1)].state,
+        SnapshotState::Failed(instance) if instance.error.as_ref().is_some_and(|e| e.summary == "record truncated")));
 }
 
 /// [003] A7: dropped while the update prepares; nothing is left of it and the update goes on without.
