@@ -21,10 +21,11 @@ use holdfast_pubsub::{Bus, Publication, Topic};
 
 use super::agent::Agent;
 use super::cell::{AgentCell, Driver, Fatal, Step};
-use super::jobs::{JobInfo, JobLimits, JobRun, StepExecutor};
+use super::jobs::{JobInfo, JobLimits, JobRun};
 use super::poster::Poster;
 use super::seams::{ManualClock, SeededEntropy};
 use super::services::{Outside, Services};
+use super::step_executor::StepExecutor;
 
 /// Steps after which an agent that is still busy is taken to go round in circles.
 const MAX_STEPS: usize = 100_000;

@@ -8,6 +8,7 @@
 //! Synchronous and without threads: a thread of the node or the simulation calls `step`. A durable change that
 //! fails is the end: nothing of the step becomes visible, and the process is to exit.
 
+use std::any::Any;
 use std::fmt;
 use std::io;
 use std::sync::Arc;
@@ -79,6 +80,9 @@ pub trait Pulse: Send + Sync {
     /// Asks the agent for a sign of life through its mailbox, unless one is due already, and says how long the
     /// oldest unanswered one has waited.
     fn waiting_for_answer(&self, elapsed: Duration) -> Duration;
+
+    /// True when it owes no answer.
+    fn has_answered(&self) -> bool;
 }
 
 /// The typed [`Driver`].
@@ -244,6 +248,12 @@ impl<A: Agent> Driver for AgentCell<A> {
     }
 }
 
+/// What a panic said.
+pub(super) fn panic_text(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_string());
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".to_string())
+}
+
 struct PulseOf<E> {
     name: &'static str,
     poster: Poster<E>,
@@ -280,6 +290,10 @@ impl<E: Send + 'static> Pulse for PulseOf<E> {
         self.asked.store(asked + 1, Ordering::SeqCst);
         self.poster.inner.post(Incoming::Ping(asked + 1));
         Duration::ZERO
+    }
+
+    fn has_answered(&self) -> bool {
+        self.answered.load(Ordering::SeqCst) >= self.asked.load(Ordering::SeqCst)
     }
 }
 

@@ -20,6 +20,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use super::agent::{Agent, Backend, Job, JobId};
+use super::cell::panic_text;
 use super::poster::{Incoming, Poster};
 use super::seams::{Clock, Timestamp};
 
@@ -327,7 +328,7 @@ fn run_guarded<A: Agent>(job: A::Job, env: &A::Env, cx: &JobContext<A::Event>) -
     match catch_unwind(AssertUnwindSafe(|| A::run_job(job, env, cx))) {
         Ok(event) => Incoming::Event(event),
         Err(panic) => {
-            let message = text_of(&*panic);
+            let message = panic_text(&*panic);
             tracing::error!(agent = A::NAME, job = %cx.id, message, "a job panicked");
             match A::job_panicked(&copy, &message) {
                 Some(event) => Incoming::Event(event),
@@ -335,11 +336,6 @@ fn run_guarded<A: Agent>(job: A::Job, env: &A::Env, cx: &JobContext<A::Event>) -
             }
         }
     }
-}
-
-fn text_of(panic: &(dyn Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_string());
-    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".to_string())
 }
 
 /// What a job sees while it runs.
@@ -426,48 +422,5 @@ impl fmt::Debug for JobScheduler {
 impl fmt::Debug for JobRun {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.debug_struct("JobRun").field("info", &self.info).finish_non_exhaustive()
-    }
-}
-
-/// Keeps started jobs until it is told to run one: for the simulation and for tests.
-#[derive(Debug, Default)]
-pub struct StepExecutor {
-    started: Mutex<VecDeque<JobRun>>,
-}
-
-impl StepExecutor {
-    pub fn new() -> Arc<Self> {
-        Arc::default()
-    }
-
-    /// Started jobs that wait to be run, oldest first.
-    pub fn started(&self) -> Vec<JobInfo> {
-        self.lock().iter().map(|run| run.info.clone()).collect()
-    }
-
-    /// Takes a started job out, to run it or to end it with an event of one's own.
-    pub fn take(&self, number: usize) -> Option<JobRun> {
-        self.lock().remove(number)
-    }
-
-    pub fn take_where(&self, wanted: impl Fn(&JobRun) -> bool) -> Option<JobRun> {
-        let mut started = self.lock();
-        let number = started.iter().position(wanted)?;
-        started.remove(number)
-    }
-
-    /// Calls `look` with each started job, oldest first.
-    pub fn look(&self, mut look: impl FnMut(&JobRun)) {
-        self.lock().iter().for_each(&mut look);
-    }
-
-    fn lock(&self) -> MutexGuard<'_, VecDeque<JobRun>> {
-        self.started.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
-    }
-}
-
-impl JobExecutor for StepExecutor {
-    fn execute(&self, run: JobRun) {
-        self.lock().push_back(run);
     }
 }

@@ -1,0 +1,285 @@
+//! A running node: a thread for each agent, the blocking pool for jobs, health, and a graceful stop.
+//!
+//! ```text
+//!   NodeBuilder.agent(a).agent(b) ── start ─▶ RunningNode ── stop(grace) ─▶ Ok
+//!                                    every agent: start, then step, sleep until an event or a timer
+//!                                        │ Fatal
+//!                                        └─▶ RunningNode::failed: the process is to exit, non-zero
+//! ```
+//!
+//! An agent has a thread of its own because its commits block: no slow disk delays another agent, the API or the
+//! watchdog. The list of agents is one line per agent, in the binary.
+//!
+//! Deliberately absent: guests. Nothing here stops one, so a restart of the service leaves them running.
+
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread::{self, JoinHandle, Thread};
+use std::time::Duration;
+
+use holdfast_pubsub::BusError;
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
+
+use super::agent::Agent;
+use super::cell::{AgentCell, Driver, Fatal, Pulse, Step, panic_text};
+use super::jobs::{JobExecutor, JobRun};
+use super::services::Services;
+
+/// How often the node looks whether it is synced, idle, or has space again.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+const CHECK_SPACE_EVERY: Duration = Duration::from_secs(5);
+/// After the grace, how long cancelled jobs may take to notice.
+const CANCEL_GRACE: Duration = Duration::from_secs(2);
+/// A sleeping agent wakes this often at least, should a wake-up ever be missed.
+const LONGEST_SLEEP: Duration = Duration::from_secs(60);
+
+/// Runs jobs on tokio's blocking pool.
+#[derive(Debug, Clone)]
+pub struct BlockingPool {
+    handle: Handle,
+}
+
+impl BlockingPool {
+    /// Must be called within a tokio runtime.
+    pub fn new() -> Arc<Self> {
+        Arc::new(BlockingPool { handle: Handle::current() })
+    }
+}
+
+impl JobExecutor for BlockingPool {
+    fn execute(&self, run: JobRun) {
+        drop(self.handle.spawn_blocking(move || run.run()));
+    }
+}
+
+/// Collects the agents of a node.
+pub struct NodeBuilder {
+    services: Services,
+    drivers: Vec<Box<dyn Driver>>,
+    refused: Option<BusError>,
+}
+
+impl NodeBuilder {
+    pub fn new(services: &Services) -> Self {
+        NodeBuilder { services: services.clone(), drivers: Vec::new(), refused: None }
+    }
+
+    /// Wires the agent: its topics are taken and its rows loaded; the first refusal is kept for the end.
+    pub fn agent<A: Agent>(mut self, agent: A, env: A::Env) -> Self {
+        match AgentCell::new(agent, env, &self.services) {
+            Ok(cell) => self.drivers.push(Box::new(cell)),
+            Err(error) => drop(self.refused.get_or_insert(error)),
+        }
+        self
+    }
+
+    /// The wired agents, in the order added: for whoever drives them himself.
+    pub fn drivers(self) -> Result<Vec<Box<dyn Driver>>, BusError> {
+        match self.refused {
+            Some(refused) => Err(refused),
+            None => Ok(self.drivers),
+        }
+    }
+
+    /// Starts every agent on its own thread. Must be called within a tokio runtime.
+    pub fn start(self) -> Result<RunningNode, BusError> {
+        let services = self.services.clone();
+        let drivers = self.drivers()?;
+        let (failed, failures) = mpsc::unbounded_channel();
+        let stop = Arc::new(AtomicBool::new(false));
+        let pulses = drivers.iter().map(|driver| driver.pulse()).collect();
+        let threads = drivers
+            .into_iter()
+            .map(|driver| spawn_agent(driver, &services, Arc::clone(&stop), failed.clone()))
+            .collect();
+        let space = Handle::current().spawn(watch_space(services.clone()));
+        Ok(RunningNode { services, pulses, threads, failures, stop, space })
+    }
+}
+
+/// The agents at work.
+pub struct RunningNode {
+    services: Services,
+    pulses: Vec<Arc<dyn Pulse>>,
+    threads: Vec<AgentThread>,
+    failures: mpsc::UnboundedReceiver<Fatal>,
+    stop: Arc<AtomicBool>,
+    space: tokio::task::JoinHandle<()>,
+}
+
+struct AgentThread {
+    name: &'static str,
+    handle: JoinHandle<()>,
+}
+
+/// How a stop went.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Stopped {
+    /// Jobs that were still running when the time was up ("agent job"). They are taken up again at the next start.
+    pub unfinished_jobs: Vec<String>,
+    /// Agents that did not come to an end.
+    pub stuck_agents: Vec<&'static str>,
+}
+
+impl RunningNode {
+    /// Returns once every agent has handled everything that existed when it started.
+    pub async fn synced(&self) {
+        while !self.is_synced() {
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+
+    pub fn is_synced(&self) -> bool {
+        self.pulses.iter().all(|pulse| pulse.is_synced())
+    }
+
+    /// The agents that have owed an answer for longer than this. Asks all of them again: to be called
+    /// regularly, more often than `limit`.
+    pub fn stuck_agents(&self, limit: Duration) -> Vec<&'static str> {
+        let elapsed = self.services.clock.elapsed();
+        let stuck = self.pulses.iter().filter(|pulse| pulse.waiting_for_answer(elapsed) > limit);
+        stuck.map(|pulse| pulse.name()).collect()
+    }
+
+    /// Returns when an agent cannot go on; the process is to exit, non-zero, with the reason.
+    pub async fn failed(&mut self) -> Fatal {
+        match self.failures.recv().await {
+            Some(fatal) => fatal,
+            // Every agent has ended without an error: only after a stop.
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Starts no further job, waits up to `grace` for those that run and for what their ends lead to, then asks
+    /// the rest to end early, and ends the agents. Whatever is unfinished is in a durable row and is taken up
+    /// again at the next start.
+    pub async fn stop(self, grace: Duration) -> Stopped {
+        self.services.jobs.stop_starting();
+        if !self.jobs_ended_within(grace).await {
+            self.services.jobs.cancel_all();
+            self.jobs_ended_within(CANCEL_GRACE).await;
+        }
+        self.answered_within(CANCEL_GRACE).await;
+        let running = self.services.jobs.running();
+        let unfinished_jobs =
+            running.iter().map(|job| format!("{} {}", job.info.agent, job.info.id)).collect();
+        self.space.abort();
+        self.stop.store(true, Ordering::SeqCst);
+        let stuck_agents = end_threads(self.threads).await;
+        Stopped { unfinished_jobs, stuck_agents }
+    }
+
+    async fn jobs_ended_within(&self, limit: Duration) -> bool {
+        let ended = async {
+            while !self.services.jobs.running().is_empty() {
+                tokio::time::sleep(LOOK_EVERY).await;
+            }
+        };
+        tokio::time::timeout(limit, ended).await.is_ok()
+    }
+
+    /// Behind the last job's end stands an answer that every agent owes: when it comes, the end was handled.
+    async fn answered_within(&self, limit: Duration) {
+        let answered = async {
+            // The first round may meet an answer asked for earlier.
+            for _ in 0..2 {
+                for pulse in &self.pulses {
+                    pulse.waiting_for_answer(self.services.clock.elapsed());
+                }
+                while self.pulses.iter().any(|pulse| !pulse.has_answered()) {
+                    tokio::time::sleep(LOOK_EVERY).await;
+                }
+            }
+        };
+        // Too late is told as a stuck agent.
+        drop(tokio::time::timeout(limit, answered).await);
+    }
+}
+
+async fn end_threads(threads: Vec<AgentThread>) -> Vec<&'static str> {
+    threads.iter().for_each(|agent| agent.handle.thread().unpark());
+    let ended = async {
+        while threads.iter().any(|agent| !agent.handle.is_finished()) {
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    };
+    drop(tokio::time::timeout(CANCEL_GRACE, ended).await);
+    threads.iter().filter(|agent| !agent.handle.is_finished()).map(|agent| agent.name).collect()
+}
+
+async fn watch_space(services: Services) {
+    loop {
+        tokio::time::sleep(CHECK_SPACE_EVERY).await;
+        let services = services.clone();
+        // The reserve is written here: not on a thread that others wait for.
+        drop(tokio::task::spawn_blocking(move || services.check_space()).await);
+    }
+}
+
+fn spawn_agent(
+    driver: Box<dyn Driver>,
+    services: &Services,
+    stop: Arc<AtomicBool>,
+    failed: mpsc::UnboundedSender<Fatal>,
+) -> AgentThread {
+    let name = driver.name();
+    let services = services.clone();
+    let run = move || {
+        let ended = catch_unwind(AssertUnwindSafe(|| drive(driver, &services, &stop)));
+        let result = ended
+            .unwrap_or_else(|panic| Err(Fatal::AgentPanicked { agent: name, message: panic_text(&*panic) }));
+        if let Err(fatal) = result {
+            tracing::error!(agent = name, error = &fatal as &dyn std::error::Error, "cannot go on");
+            // Without a receiver the process is ending anyway.
+            drop(failed.send(fatal));
+        }
+    };
+    let handle = thread::Builder::new().name(name.to_string()).spawn(run);
+    AgentThread { name, handle: handle.expect("the machine has room for a thread per agent") }
+}
+
+fn drive(mut driver: Box<dyn Driver>, services: &Services, stop: &AtomicBool) -> Result<(), Fatal> {
+    let waker = Waker::from(Arc::new(Unpark(thread::current())));
+    driver.start()?;
+    while !stop.load(Ordering::SeqCst) {
+        if driver.step()? == Step::Idle {
+            sleep(&*driver, services, &waker);
+        }
+    }
+    Ok(())
+}
+
+/// Until an event arrives, a timer is due, or somebody unparks the thread.
+fn sleep(driver: &dyn Driver, services: &Services, waker: &Waker) {
+    if driver.poll_ready(&mut Context::from_waker(waker)) == Poll::Ready(()) {
+        return;
+    }
+    let until_timer = driver.next_timer().map(|at| at.saturating_sub(services.clock.elapsed()));
+    thread::park_timeout(until_timer.unwrap_or(LONGEST_SLEEP).min(LONGEST_SLEEP));
+}
+
+struct Unpark(Thread);
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+    }
+}
+
+impl fmt::Debug for NodeBuilder {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<&str> = self.drivers.iter().map(|driver| driver.name()).collect();
+        formatter.debug_struct("NodeBuilder").field("agents", &names).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for RunningNode {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<&str> = self.pulses.iter().map(|pulse| pulse.name()).collect();
+        formatter.debug_struct("RunningNode").field("agents", &names).finish_non_exhaustive()
+    }
+}
