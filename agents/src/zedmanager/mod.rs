@@ -16,6 +16,8 @@
 //! What is deliberately absent: any knowledge of how volumes are stored, and any memory that is not in the row, in
 //! the records or on the bus. The row comes back after a restart, and the same functions go on from it.
 
+#[cfg(test)]
+mod agent_tests;
 pub mod change;
 pub mod desired;
 mod inventory;
