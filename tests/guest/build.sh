@@ -16,7 +16,8 @@ fail() { echo "guest: error: $*" >&2; exit 1; }
 up_to_date() { [ -s "$out/vmlinuz" ] && [ "$out/initrd.img" -nt "$here/init" ] && [ "$out/initrd.img" -nt "$here/build.sh" ]; }
 
 # The order of insertion: each needs those before it. evdev and button report the power button.
-modules=(virtio_ring virtio virtio_pci_modern_dev virtio_pci_legacy_dev virtio_pci virtio_blk evdev button)
+# pvpanic tells the machine that the kernel has crashed.
+modules=(virtio_ring virtio virtio_pci_modern_dev virtio_pci_legacy_dev virtio_pci virtio_blk evdev button pvpanic pvpanic-pci)
 
 fetch_kernel() { # leaves the unpacked package in OUTDIR/cache/kernel
     [ -e "$out/cache/kernel/complete" ] && return

@@ -1,3 +1,4 @@
 //! What the tests of Holdfast are made of.
 
 pub mod controller;
+pub mod guest;
