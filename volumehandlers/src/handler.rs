@@ -89,7 +89,7 @@ pub trait VolumeHandler: Send + Sync + Debug {
 
     /// Makes the volume sound after a crash: space that leaked is freed and reported ([003] J4), an unfinished
     /// temporary beside it is removed. Damage that cannot be mended without losing content is
-    /// [`VolumeError::Corrupt`], and nothing is done about it.
+    /// [`VolumeError::Corrupt`], and the content is left as it is.
     ///
     /// Call it after an interrupted rollback was applied again, not before: half of an applied table may look
     /// like damage.

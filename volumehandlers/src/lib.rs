@@ -20,6 +20,7 @@ pub mod name;
 pub mod qcow2;
 pub mod registry;
 mod staging;
+pub mod testing;
 pub mod tool;
 
 pub use context::HandlerCx;

@@ -84,6 +84,7 @@ pub(crate) fn flaw_of_vmdk(path: &Path) -> io::Result<Option<&'static str>> {
 }
 
 /// One entry of the table: fixed part, extra data (the size is its second number), id, name, padding to 8 bytes.
+/// The last entry's padding may be missing where the file ends.
 fn read_snapshot(table: &mut impl Read) -> io::Result<(String, Option<u64>)> {
     let mut fixed = [0; 40];
     table.read_exact(&mut fixed)?;
@@ -94,8 +95,9 @@ fn read_snapshot(table: &mut impl Read) -> io::Result<(String, Option<u64>)> {
         return Err(io::ErrorKind::InvalidData.into());
     }
     let whole = fixed.len() + extra_bytes + id_bytes + name_bytes;
-    let mut rest = vec![0; whole.next_multiple_of(8) - fixed.len()];
+    let mut rest = vec![0; whole - fixed.len()];
     table.read_exact(&mut rest)?;
+    io::copy(&mut table.take((whole.next_multiple_of(8) - whole) as u64), &mut io::sink())?;
     let size_bytes = (extra_bytes >= 16).then(|| u64_at(&rest, 8));
     let id = String::from_utf8_lossy(&rest[extra_bytes..extra_bytes + id_bytes]).into_owned();
     Ok((id, size_bytes))

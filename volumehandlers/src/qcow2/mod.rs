@@ -93,7 +93,12 @@ impl Qcow2Handler {
             if report.is_clean() {
                 break;
             }
-            freed += self.check(volume, Mend::Leaks, cx)?.leaks_fixed;
+            freed += match self.check(volume, Mend::Leaks, cx) {
+                Ok(mended) => mended.leaks_fixed,
+                // The tool gives up on what is damaged badly; the count from before says so better.
+                Err(VolumeError::Tool { .. }) if report.is_damaged() => break,
+                Err(error) => return Err(error),
+            };
             report = self.check(volume, Mend::Nothing, cx)?;
         }
         match report.is_clean() {

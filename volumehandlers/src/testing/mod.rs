@@ -1,0 +1,21 @@
+//! For tests, here and in the packages above: an image tool in memory, and the suite that every handler and
+//! every tool passes.
+//!
+//! ```text
+//!   conformance.rs ──runs on──▶ fake.rs  FakeFixture: FakeImageTool over any Disk
+//!                          └──▶ real.rs  RealFixture: qemu-img, qemu-io and a directory
+//! ```
+//!
+//! In the library and behind no feature, because the simulation in another package uses it. Panics here are
+//! failed tests.
+
+mod cases;
+pub mod conformance;
+pub mod fake;
+mod fake_image;
+pub mod real;
+
+pub use conformance::{Fixture, run};
+pub use fake::{FakeFixture, FakeImageTool, HeldImage, Verb};
+pub use fake_image::{Blocks, FakeImage, FakeSnapshot, image_bytes};
+pub use real::RealFixture;
