@@ -30,7 +30,7 @@ use crate::error::ToolError;
 const STDOUT_LIMIT_BYTES: usize = 16 << 20;
 /// What is kept of an error text, from its end.
 const STDERR_LIMIT_BYTES: usize = 2 << 10;
-const LOOK_UP: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
+const LOOK_UP: Duration = Duration::from_millis(100);
 
 /// A process that ran to its end, whatever its status.
 #[derive(Debug)]
@@ -104,7 +104,7 @@ fn wait(
     let mut told = 0;
     loop {
         let readable = PollFd::from_borrowed_fd(pidfd.as_fd(), PollFlags::IN);
-        match poll(&mut [readable], Some(&LOOK_UP)) {
+        match poll(&mut [readable], Some(&until_look_up(limit.saturating_sub(started.elapsed())))) {
             Ok(0) | Err(rustix::io::Errno::INTR) => {}
             Ok(_) => return child.wait().map_err(Stopped::Io),
             Err(error) => return Err(Stopped::Io(error.into())),
@@ -121,6 +121,12 @@ fn wait(
             return Err(Stopped::Tool(ToolError::TimedOut { limit }));
         }
     }
+}
+
+/// The next look-up, or the limit if that comes first.
+fn until_look_up(left: Duration) -> Timespec {
+    let pause = left.min(LOOK_UP);
+    Timespec { tv_sec: 0, tv_nsec: pause.subsec_nanos().into() }
 }
 
 /// Errors mean that it has ended already.

@@ -13,20 +13,15 @@ use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Duration;
 
-use chrono::DateTime;
+use holdfast_persist::Disk;
 use holdfast_persist::disk::is_no_space;
-use holdfast_persist::{Disk, MemDisk};
 use holdfast_types::error::Timestamp;
 use holdfast_types::volume::Format;
 
-use super::conformance::Fixture;
 use super::fake_image::{Blocks, FakeImage, FakeSnapshot, decode, image_bytes, record};
 use crate::context::HandlerCx;
 use crate::error::ToolError;
-use crate::handler::VolumeHandler;
-use crate::qcow2::Qcow2Handler;
 use crate::tool::{Access, CheckReport, ImageInfo, ImageSnapshot, ImageTool, Mend};
 
 /// Clones share holds, orders to fail and the clock.
@@ -348,116 +343,5 @@ fn failed(error: std::io::Error) -> ToolError {
         std::io::ErrorKind::NotFound => ToolError::Missing { stderr: error.to_string() },
         _ if is_no_space(&error) => ToolError::NoSpace { stderr: error.to_string() },
         _ => refused(error.to_string()),
-    }
-}
-
-/// The suite's fixture of the fake tool on a disk in memory.
-#[derive(Debug)]
-pub struct FakeFixture {
-    disk: MemDisk,
-    tool: FakeImageTool,
-    directory: PathBuf,
-}
-
-impl FakeFixture {
-    pub fn new() -> Self {
-        let disk = MemDisk::new();
-        let directory = PathBuf::from("/volumes");
-        disk.create_dir(&directory, 0o700).expect("a new directory");
-        let tool = FakeImageTool::new(Arc::new(disk.clone()));
-        tool.set_now(DateTime::UNIX_EPOCH + Duration::from_secs(1_767_225_600));
-        FakeFixture { disk, tool, directory }
-    }
-
-    pub fn mem_disk(&self) -> &MemDisk {
-        &self.disk
-    }
-
-    pub fn fake_tool(&self) -> &FakeImageTool {
-        &self.tool
-    }
-
-    fn edit(&self, volume: &Path, change: impl FnOnce(&mut FakeImage)) {
-        self.tool.edit(volume, change).expect("the image can be edited");
-    }
-}
-
-impl Default for FakeFixture {
-    fn default() -> Self {
-        FakeFixture::new()
-    }
-}
-
-impl Fixture for FakeFixture {
-    fn name(&self) -> &'static str {
-        "fake image tool"
-    }
-
-    fn handler(&self) -> Arc<dyn VolumeHandler> {
-        Arc::new(Qcow2Handler::new(self.disk(), self.tool()))
-    }
-
-    fn disk(&self) -> Arc<dyn Disk> {
-        Arc::new(self.disk.clone())
-    }
-
-    fn tool(&self) -> Arc<dyn ImageTool> {
-        Arc::new(self.tool.clone())
-    }
-
-    fn directory(&self) -> &Path {
-        &self.directory
-    }
-
-    fn write(&self, volume: &Path, mebibyte: u64, pattern: u8) {
-        self.tool.write(volume, mebibyte, &format!("{pattern}")).expect("the guest writes");
-    }
-
-    fn content(&self, volume: &Path) -> String {
-        let image = self.tool.image(volume).expect("the image can be read");
-        format!("{} bytes: {:?}", image.virtual_size_bytes, image.blocks)
-    }
-
-    fn hold(&self, volume: &Path) -> Box<dyn std::any::Any> {
-        Box::new(self.tool.hold(volume))
-    }
-
-    fn damage(&self, volume: &Path) {
-        self.edit(volume, |image| image.corruptions = 1);
-    }
-
-    fn leak(&self, volume: &Path) {
-        self.edit(volume, |image| image.leaks += 1);
-    }
-
-    fn source(&self, file_name: &str, format: Format, size_bytes: u64, pattern: u8) -> PathBuf {
-        let path = self.directory.join(file_name);
-        let blocks = Blocks::from([(0, format!("{pattern}"))]);
-        match format {
-            Format::Raw | Format::Iso => {
-                let mut bytes = vec![0; size_bytes as usize];
-                bytes[..1 << 16].fill(pattern);
-                self.disk.create_new(&path, &bytes, 0o600).expect("a new file");
-            }
-            _ => {
-                let image = FakeImage::new(format, size_bytes, blocks);
-                self.disk.create_new(&path, &image_bytes(&image), 0o600).expect("a new file");
-            }
-        }
-        path
-    }
-
-    fn backed_source(&self, file_name: &str) -> PathBuf {
-        let path = self.source(file_name, Format::Qcow2, 8 << 20, 1);
-        self.edit(&path, |image| image.backing_file = Some("/etc/shadow".to_owned()));
-        path
-    }
-
-    fn nearly_full(&self) -> Option<Box<dyn Fixture>> {
-        Some(Box::new(FakeFixture::new()))
-    }
-
-    fn fill_up(&self) {
-        self.disk.set_capacity(0);
     }
 }

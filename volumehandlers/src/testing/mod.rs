@@ -2,7 +2,7 @@
 //! every tool passes.
 //!
 //! ```text
-//!   conformance.rs ──runs on──▶ fake.rs  FakeFixture: FakeImageTool over any Disk
+//!   conformance.rs ──runs on──▶ fake.rs  FakeImageTool over any Disk (FakeFixture: over MemDisk)
 //!                          └──▶ real.rs  RealFixture: qemu-img, qemu-io and a directory
 //! ```
 //!
@@ -12,10 +12,12 @@
 mod cases;
 pub mod conformance;
 pub mod fake;
+mod fake_fixture;
 mod fake_image;
 pub mod real;
 
 pub use conformance::{Fixture, run};
-pub use fake::{FakeFixture, FakeImageTool, HeldImage, Verb};
+pub use fake::{FakeImageTool, HeldImage, Verb};
+pub use fake_fixture::FakeFixture;
 pub use fake_image::{Blocks, FakeImage, FakeSnapshot, image_bytes};
 pub use real::RealFixture;
