@@ -7,7 +7,7 @@ use std::time::Duration;
 use holdfast_pubsub::{Bus, BusError, Change, DamagedRow, Mailbox, Topic};
 
 use super::context::{Ctx, Owned};
-use super::jobs::JobContext;
+use super::job_context::JobContext;
 use super::mode::NodeMode;
 use super::poster::Incoming;
 

@@ -48,6 +48,15 @@ impl<A: Agent> Bench<A> {
 
     /// On a disk that holds something, made the way [`Bench::new`] does.
     pub fn on(disk: MemDisk, clock: ManualClock, agent: A, env: A::Env) -> Self {
+        Bench::with(disk, clock, None, agent, env)
+    }
+
+    /// A node that may change nothing, for this reason.
+    pub fn read_only(disk: MemDisk, reason: &str, agent: A, env: A::Env) -> Self {
+        Bench::with(disk, ManualClock::default(), Some(reason.to_string()), agent, env)
+    }
+
+    fn with(disk: MemDisk, clock: ManualClock, read_only: Option<String>, agent: A, env: A::Env) -> Self {
         let layout = PersistLayout::new("/persist");
         layout.prepare(&disk).expect("the bench's disk takes a persist directory");
         let executor = StepExecutor::new();
@@ -59,7 +68,7 @@ impl<A: Agent> Bench<A> {
             executor: executor.clone(),
             limits: JobLimits::for_cores(2),
             reserve_size_bytes: 4096,
-            read_only: None,
+            read_only,
         })
         .expect("the bench's disk works");
         let cell = AgentCell::new(agent, env, &services).expect("the agent's topics are free and load");

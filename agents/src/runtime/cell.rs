@@ -21,7 +21,8 @@ use holdfast_pubsub::{BusError, Mailbox, PublishError};
 use super::agent::{Agent, Subscribe, Wiring};
 use super::commit::{Committer, NotDurable};
 use super::context::{Ctx, Effects, JobOrder, TimerOrder};
-use super::jobs::work_of;
+use super::job_context::work_of;
+use super::mode::NodeMode;
 use super::poster::{Incoming, Poster};
 use super::services::Services;
 use super::timers::Timers;
@@ -158,7 +159,12 @@ impl<A: Agent> AgentCell<A> {
         if let Some(source) = broken {
             return Err(Fatal::Unpublishable { agent: A::NAME, source });
         }
-        if !durable.is_empty() {
+        if matches!(self.cx.mode(), NodeMode::ReadOnly { .. }) {
+            // Nothing changes on disk; after the next start everything is as it was.
+            durable
+                .iter()
+                .for_each(|change| tracing::warn!(agent = A::NAME, %change, "read-only: not written"));
+        } else if !durable.is_empty() {
             let committed = self.committer.commit(&durable);
             committed.map_err(|NotDurable { what, source }| Fatal::NotDurable {
                 agent: A::NAME,

@@ -6,7 +6,8 @@
 //! ```
 //!
 //! The mode is a fact that agents judge by: in `NoSpace` they refuse new operations and go on finishing and
-//! deleting; in `ReadOnly` guests run and nothing changes. Nothing is refused here.
+//! deleting; in `ReadOnly` guests run and no job may change anything, because the runtime writes nothing down
+//! then (`cell.rs`). Nothing is refused here.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard};

@@ -231,3 +231,15 @@ fn publishing_a_topic_of_another_is_a_broken_promise() {
     }
     Bench::new(Liar, ()).start();
 }
+
+#[test]
+fn a_read_only_node_writes_nothing() {
+    let (bench, _) = started();
+    let mut bench = Bench::read_only(bench.disk, "it kept failing", Toy::default(), just_end());
+    bench.start();
+    let calls = bench.disk.call_count();
+    order(&mut bench, everything("/persist/snapshots/s1/record.json")).unwrap();
+    assert_eq!(bench.disk.call_count(), calls);
+    assert_eq!(bench.services.mode.get().to_string(), "read-only: it kept failing");
+    assert_eq!(bench.row::<Note>(&"a".into()).unwrap().value, 1, "in memory, until the process ends");
+}
