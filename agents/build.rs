@@ -4,6 +4,8 @@
 //! packages) and `wire.descriptors` (the encoded `FileDescriptorSet`, for whoever needs the names of the fields:
 //! the JSON view of the controller simulator).
 
+#![allow(clippy::disallowed_methods, reason = "a build script has no seam")]
+
 use std::error::Error;
 use std::path::{Path, PathBuf};
 

@@ -3,6 +3,8 @@
 //! `sync_file` opens the file again and syncs it: fsync is about the inode, not about the handle that wrote, and
 //! since Linux 4.17 a write-back error nobody has seen yet is reported to a handle opened after it.
 
+#![allow(clippy::disallowed_methods, reason = "this is the Disk seam")]
+
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, PermissionsExt};

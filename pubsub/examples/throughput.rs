@@ -1,6 +1,8 @@
 //! How fast the bus is: one publisher, one subscriber, 64 keys; in one thread (every change is handled) and in two
 //! (a subscriber that lags sees fewer, melted changes). `cargo run --release -p holdfast-pubsub --example throughput`
 
+#![allow(clippy::disallowed_methods, reason = "it measures real time")]
+
 use std::time::Instant;
 
 use holdfast_pubsub::{Bus, Change, Durability, Mailbox, Topic};

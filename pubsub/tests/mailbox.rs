@@ -1,5 +1,7 @@
 //! One mailbox for many topics and posted events.
 
+#![allow(clippy::disallowed_methods, reason = "a second thread is what is tested")]
+
 mod common;
 
 use std::sync::atomic::{AtomicUsize, Ordering};

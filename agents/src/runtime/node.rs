@@ -12,6 +12,8 @@
 //!
 //! Deliberately absent: guests. Nothing here stops one, so a restart of the service leaves them running.
 
+#![allow(clippy::disallowed_methods, reason = "this drives the agents: their threads and the blocking pool")]
+
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;

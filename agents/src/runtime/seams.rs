@@ -2,6 +2,8 @@
 //!
 //! Agents see them through their context, jobs through theirs; the simulation puts its own behind the traits.
 
+#![allow(clippy::disallowed_methods, reason = "these are the Clock and Entropy seams")]
+
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant, SystemTime};

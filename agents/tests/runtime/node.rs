@@ -1,5 +1,7 @@
 //! Agents on their threads: readiness, health, failure, stop. Real time; every wait has a deadline.
 
+#![allow(clippy::disallowed_methods, reason = "real threads and real time")]
+
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 

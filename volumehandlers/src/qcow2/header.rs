@@ -7,6 +7,8 @@
 //!
 //! Numbers are big-endian in qcow2 and little-endian in VMDK. Source: QEMU's description of the formats.
 
+#![allow(clippy::disallowed_methods, reason = "part of the ImageTool seam: it reads what qemu-img wrote")]
+
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};

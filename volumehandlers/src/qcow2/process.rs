@@ -12,6 +12,8 @@
 //! If this process itself dies, the tool runs on to its end; the image's lock keeps the next node off it until
 //! then.
 
+#![allow(clippy::disallowed_methods, reason = "part of the ImageTool seam: it watches a real process")]
+
 use std::ffi::OsString;
 use std::io::Read;
 use std::os::fd::AsFd;

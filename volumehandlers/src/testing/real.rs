@@ -3,6 +3,8 @@
 //! qemu-io plays the guest (it writes, and holds the image as QEMU does). Damage and leaks are made in the image's
 //! reference counts, found by the qcow2 header. A small file system to fill up is a tmpfs, which needs root.
 
+#![allow(clippy::disallowed_methods, reason = "the test rig on a real disk")]
+
 use std::any::Any;
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::FileExt;

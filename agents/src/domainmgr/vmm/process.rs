@@ -4,6 +4,8 @@
 //! by pid and start time. Every act on it goes through a pidfd that was opened first and checked afterwards, so that a
 //! signal never hits a stranger. A zombie counts as gone: its memory, files and locks are released.
 
+#![allow(clippy::disallowed_methods, reason = "part of the Vmm seam: it reads /proc and waits")]
+
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
