@@ -3,4 +3,5 @@
 pub mod domainmgr;
 pub mod runtime;
 pub mod wire;
+pub mod zedagent;
 pub mod zedmanager;
