@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!   body as received          ConfigResponse, byte for byte
-//!   field 50000, ours         when it came; what was in force with it, if something in it was refused
+//!   field 50000, ours         when it came; what was in force with it, if something in it was refused;
+//!                             why the file before it was lost, if that still matters
 //!   field 50001, ours, last   SHA-256 of all bytes before this field
 //! ```
 //!
@@ -14,6 +15,8 @@
 //! The digest is there because protobuf has none: a file cut between two applications decodes, and has lost one.
 //!
 //! Nothing here touches the disk; the agent stages the write, `jobs.rs` reads.
+
+use std::fmt;
 
 use chrono::DateTime;
 use holdfast_types::Timestamp;
@@ -27,11 +30,13 @@ const DIGEST_BYTES: usize = 32;
 /// Key (field 50001, length-delimited) and length of the last field.
 const DIGEST_PREFIX: [u8; 4] = [0x8a, 0xb5, 0x18, DIGEST_BYTES as u8];
 
-/// What the file says.
-#[derive(Debug, Clone, PartialEq)]
+/// What the file says. Its `Debug` form hides the configuration, which may hold secrets.
+#[derive(Clone, PartialEq)]
 pub struct Checkpoint {
     pub response: ConfigResponse,
     pub received_at: Option<Timestamp>,
+    /// Why the one before was lost, as long as something it may have known is still missing.
+    pub lost: Option<String>,
     /// The objects that were in force with it; empty when all of it was taken.
     in_force: EdgeDevConfig,
 }
@@ -64,18 +69,26 @@ struct Ours {
     received_at: Option<prost_types::Timestamp>,
     #[prost(message, optional, tag = "2")]
     in_force: Option<EdgeDevConfig>,
+    #[prost(string, optional, tag = "3")]
+    lost: Option<String>,
 }
 
 /// The bytes of the file for a configuration that was taken.
-pub fn render(raw: &[u8], parsed: &Parsed, received_at: Timestamp) -> Vec<u8> {
-    let in_force = (!parsed.refused.is_empty()).then(|| parsed.in_force.to_message());
-    let ours = Ours {
-        received_at: Some(prost_types::Timestamp {
-            seconds: received_at.timestamp(),
-            nanos: i32::try_from(received_at.timestamp_subsec_nanos()).unwrap_or(0),
-        }),
-        in_force,
+pub fn render(raw: &[u8], parsed: &Parsed, received_at: Timestamp, lost: Option<&str>) -> Vec<u8> {
+    let received_at = prost_types::Timestamp {
+        seconds: received_at.timestamp(),
+        nanos: i32::try_from(received_at.timestamp_subsec_nanos()).unwrap_or(0),
     };
+    let in_force = (!parsed.refused.is_empty()).then(|| parsed.in_force.to_message());
+    sealed(raw, Ours { received_at: Some(received_at), in_force, lost: lost.map(str::to_owned) })
+}
+
+/// The bytes of the file when there is no configuration and the one there was is lost.
+pub fn render_lost(reason: &str) -> Vec<u8> {
+    sealed(&[], Ours { lost: Some(reason.to_owned()), ..Default::default() })
+}
+
+fn sealed(raw: &[u8], ours: Ours) -> Vec<u8> {
     let mut bytes = raw.to_vec();
     bytes.extend(Appendix { ours: Some(ours) }.encode_to_vec());
     let digest = Sha256::digest(&bytes);
@@ -91,14 +104,15 @@ pub fn read(bytes: &[u8]) -> Result<Checkpoint, Damage> {
     check_digest(bytes)?;
     let response = ConfigResponse::decode(bytes).map_err(Damage::Undecodable)?;
     let appendix = Appendix::decode(bytes).map_err(Damage::Undecodable)?;
-    if response.config.is_none() {
+    let ours = appendix.ours.unwrap_or_default();
+    if response.config.is_none() && ours.lost.is_none() {
         return Err(Damage::NoConfig);
     }
-    let ours = appendix.ours.unwrap_or_default();
     let received_at = ours
         .received_at
         .and_then(|time| DateTime::from_timestamp(time.seconds, u32::try_from(time.nanos).ok()?));
-    Ok(Checkpoint { response, received_at, in_force: ours.in_force.unwrap_or_default() })
+    let in_force = ours.in_force.unwrap_or_default();
+    Ok(Checkpoint { response, received_at, lost: ours.lost, in_force })
 }
 
 fn check_digest(bytes: &[u8]) -> Result<(), Damage> {
@@ -117,6 +131,16 @@ impl Checkpoint {
     }
 }
 
+impl fmt::Debug for Checkpoint {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Checkpoint")
+            .field("config_hash", &self.response.config_hash)
+            .field("received_at", &self.received_at)
+            .finish_non_exhaustive()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -125,7 +149,7 @@ mod tests {
     fn saved(config: EdgeDevConfig, before: &InForce) -> (Vec<u8>, Parsed) {
         let parsed = parse(&config, before);
         let raw = ConfigResponse { config: Some(config), config_hash: "h1".into() }.encode_to_vec();
-        (render(&raw, &parsed, at(10)), parsed)
+        (render(&raw, &parsed, at(10), None), parsed)
     }
 
     #[test]
@@ -150,6 +174,12 @@ mod tests {
         assert_eq!(back, parsed);
         assert_eq!(back.in_force.apps[&id(APP_A)].config.version(), "2");
         assert_eq!(back.in_force.apps[&id(APP_B)].config.version(), "1");
+    }
+
+    #[test]
+    fn a_note_of_a_loss_is_read_back() {
+        let note = read(&render_lost("it is empty")).unwrap();
+        assert_eq!((note.response.config, note.lost.as_deref()), (None, Some("it is empty")));
     }
 
     #[test]

@@ -39,6 +39,10 @@ pub trait Object: Clone + Debug + PartialEq {
     fn id(&self) -> &str;
     /// What people call it; may be empty.
     fn name(&self) -> &str;
+    /// The generation as written.
+    fn generation(&self) -> i64 {
+        0
+    }
     /// Who it is; without that it is nobody.
     fn key(&self) -> Result<Self::Key, Reason>;
     fn check(&self, key: Self::Key) -> Result<Self::Checked, Reason>;
@@ -98,8 +102,8 @@ pub fn parse(config: &wire::EdgeDevConfig, previous: &InForce) -> Parsed {
     let apps = claims::settle(judge(&config.apps, &previous.apps), &previous.apps);
 
     let mut refused = [apps.refused, volumes.refused, content_trees.refused, datastores.refused].concat();
-    refused.sort_by(|a, b| (a.kind, &a.id).cmp(&(b.kind, &b.id)));
-    refused.dedup_by(|a, b| (a.kind, &a.id) == (b.kind, &b.id));
+    refused.sort_by(|a, b| a.object().cmp(&b.object()));
+    refused.dedup_by(|a, b| a.object() == b.object());
     let in_force = InForce {
         apps: apps.in_force,
         volumes: volumes.in_force,
@@ -134,6 +138,7 @@ impl<O: Object> Judged<O> {
         self.refused.push(Refusal {
             kind: O::KIND,
             id: usual_form(object.id()),
+            generation: object.generation(),
             name: shown(object.name()),
             reason,
             keeps_last_good,
@@ -212,6 +217,9 @@ impl Object for wire::Volume {
     }
     fn name(&self) -> &str {
         &self.display_name
+    }
+    fn generation(&self) -> i64 {
+        self.generation_count
     }
     fn key(&self) -> Result<VolumeKey, Reason> {
         check::volume_key(&self.uuid, self.generation_count)

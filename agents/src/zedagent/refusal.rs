@@ -94,6 +94,8 @@ pub struct Refusal {
     pub kind: ObjectKind,
     /// The id in its usual form if it is one, otherwise what the controller wrote in its place, shortened.
     pub id: String,
+    /// The generation as written; 0 for all but volumes.
+    pub generation: i64,
     /// What the controller calls it; may be empty.
     pub name: String,
     pub reason: Reason,
@@ -102,6 +104,11 @@ pub struct Refusal {
 }
 
 impl Refusal {
+    /// What it is about, to sort and to compare by.
+    pub fn object(&self) -> (ObjectKind, &str, i64) {
+        (self.kind, &self.id, self.generation)
+    }
+
     /// As it is shown and reported.
     pub fn report(&self, time: Timestamp) -> ErrorReport {
         let report = ErrorReport::new(self.to_string(), time)
@@ -115,7 +122,7 @@ impl Refusal {
 
 impl fmt::Display for Refusal {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Refusal { kind, id, name, reason, keeps_last_good } = self;
+        let Refusal { kind, id, name, reason, keeps_last_good, .. } = self;
         write!(formatter, "the {kind} \"{id}\"")?;
         if !name.is_empty() {
             write!(formatter, " ({name})")?;
