@@ -1,0 +1,263 @@
+//! The command line. Values stay text here: `settings.rs` checks them the same way wherever they come from.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::settings::Key;
+use crate::settings::layers::Values;
+
+const EXAMPLES: &str = "\
+Examples:
+  Run a node by hand (the system service does the same with /etc/holdfast/holdfast.toml):
+    holdfast node --persist /var/lib/holdfast --controller http://controller:8080 \\
+        --device 7b1c5a3e-41f0-4c0b-9d53-0c2f5ad0a001
+
+  Ask it:
+    holdfast status
+    holdfast apps                       all applications
+    holdfast apps db                    one of them, by name or id, with all there is to know
+    holdfast snapshots --app db
+    holdfast operations --watch         progress bars until nothing runs any more
+    holdfast events --recent 20         the last 20 events, then live until Ctrl-C
+    holdfast --json apps | jq '.[] | {name, state, version}'
+
+Exit codes:
+  0  done
+  1  failed; the message says what and why
+  2  wrong usage or wrong settings
+  3  the node is not reachable, or it ended while it was listened to
+  4  the node answers, but there is no such application";
+
+#[derive(Debug, Parser)]
+#[command(
+    name = "holdfast",
+    version,
+    about = "An edge node that snapshots, upgrades and rolls back virtual machines, and survives power cuts.",
+    after_help = EXAMPLES,
+    arg_required_else_help = true
+)]
+struct CommandLine {
+    /// The node's Unix socket [HOLDFAST_SOCKET] [default: /run/holdfast/holdfast.sock]
+    #[arg(long, global = true, value_name = "PATH")]
+    socket: Option<PathBuf>,
+
+    /// Configuration file [HOLDFAST_CONFIG] [default: /etc/holdfast/holdfast.toml, if it is there]
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+
+    /// Print the API's JSON as it comes
+    #[arg(long, global = true)]
+    json: bool,
+
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Run the node, until SIGTERM or SIGINT; guests outlive it
+    #[command(after_help = NODE_HELP)]
+    Node(Box<NodeArguments>),
+    /// The node as a whole: mode, controller, agents, totals
+    Status,
+    /// Applications, or all about one of them
+    Apps {
+        /// Name or id of one application
+        app: Option<String>,
+    },
+    /// Snapshots, in the order in which they were asked for
+    Snapshots {
+        /// Only those of this application (name or id)
+        #[arg(long)]
+        app: Option<String>,
+    },
+    /// Volumes, with who uses and who holds them
+    Volumes {
+        /// Only those this application (name or id) uses or its snapshots hold
+        #[arg(long)]
+        app: Option<String>,
+        /// Show progress until no volume is being made any more
+        #[arg(long)]
+        watch: bool,
+    },
+    /// Operations that run, and those that ended lately
+    Operations {
+        /// Only those of this application (name or id)
+        #[arg(long)]
+        app: Option<String>,
+        /// Show progress until nothing runs any more; exit 1 if one of them failed
+        #[arg(long)]
+        watch: bool,
+    },
+    /// Follow what happens, live, until Ctrl-C
+    Events {
+        /// Only those of this application (name or id)
+        #[arg(long)]
+        app: Option<String>,
+        /// Begin with up to this many past events
+        #[arg(long, value_name = "N", default_value_t = 0)]
+        recent: usize,
+    },
+}
+
+const NODE_HELP: &str = "\
+Every setting can be given as a flag, as an environment variable (in brackets), or in the configuration file (TOML; the
+flag's name with _ for -). A flag wins over the environment, that over the file, that over the default. An unknown key in
+the file is an error.
+
+Times are written 500ms, 10s, 2m, 1h; sizes 512KiB, 16MiB, 1GiB.
+
+Example configuration file:
+  persist = \"/var/lib/holdfast\"
+  controller = \"http://controller:8080\"
+  device = \"7b1c5a3e-41f0-4c0b-9d53-0c2f5ad0a001\"
+  poll_interval = \"10s\"";
+
+#[derive(Debug, Default, Args)]
+pub struct NodeArguments {
+    /// Directory for everything that must last; one node at a time [HOLDFAST_PERSIST]
+    #[arg(long, value_name = "DIR")]
+    persist: Option<String>,
+    /// The controller's address, http://host:port [HOLDFAST_CONTROLLER]
+    #[arg(long, value_name = "URL")]
+    controller: Option<String>,
+    /// This node's id at the controller [HOLDFAST_DEVICE]
+    #[arg(long, value_name = "UUID")]
+    device: Option<String>,
+    /// How guests' processors are virtualised: auto, kvm, tcg; auto takes KVM only if a probe proves
+    /// that it works [HOLDFAST_ACCEL] [default: auto]
+    #[arg(long, value_name = "WHICH")]
+    accel: Option<String>,
+    /// Time between two questions to the controller [HOLDFAST_POLL_INTERVAL] [default: 10s]
+    #[arg(long, value_name = "TIME")]
+    poll_interval: Option<String>,
+    /// How long a guest may take to shut down before it is stopped by force [HOLDFAST_GUEST_SHUTDOWN]
+    /// [default: 60s]
+    #[arg(long, value_name = "TIME")]
+    guest_shutdown: Option<String>,
+    /// How long running work may take to end after SIGTERM; the rest goes on after the next start
+    /// [HOLDFAST_DRAIN] [default: 30s]
+    #[arg(long, value_name = "TIME")]
+    drain: Option<String>,
+    /// Size of the file that is given up when the disk is full; 0 for none [HOLDFAST_RESERVE]
+    /// [default: 8MiB]
+    #[arg(long, value_name = "SIZE")]
+    reserve: Option<String>,
+    /// Come up read-only after this many failed starts within ten minutes; 0 for never
+    /// [HOLDFAST_MAX_FAILED_STARTS] [default: 3]
+    #[arg(long, value_name = "N")]
+    max_failed_starts: Option<String>,
+    /// What is logged: error, warn, info, debug, trace, or a filter [HOLDFAST_LOG] [default: info]
+    #[arg(long, value_name = "FILTER")]
+    log: Option<String>,
+    /// How it is logged, to standard error: text or json [HOLDFAST_LOG_FORMAT] [default: text]
+    #[arg(long, value_name = "FORMAT")]
+    log_format: Option<String>,
+}
+
+impl NodeArguments {
+    /// What the flags say.
+    pub fn values(&self, socket: Option<PathBuf>) -> Values {
+        let given = [
+            (Key::Persist, &self.persist),
+            (Key::Controller, &self.controller),
+            (Key::Device, &self.device),
+            (Key::Accel, &self.accel),
+            (Key::PollInterval, &self.poll_interval),
+            (Key::GuestShutdown, &self.guest_shutdown),
+            (Key::Drain, &self.drain),
+            (Key::Reserve, &self.reserve),
+            (Key::MaxFailedStarts, &self.max_failed_starts),
+            (Key::Log, &self.log),
+            (Key::LogFormat, &self.log_format),
+        ];
+        let mut values = socket_value(socket);
+        values.extend(given.into_iter().filter_map(|(key, text)| Some((key, text.clone()?))));
+        values
+    }
+}
+
+/// The one flag that clients have of the node's settings.
+pub fn socket_value(socket: Option<PathBuf>) -> Values {
+    socket.into_iter().map(|path| (Key::Socket, path.to_string_lossy().into_owned())).collect()
+}
+
+/// A command line that is right in form.
+#[derive(Debug)]
+pub struct Invocation {
+    pub socket: Option<PathBuf>,
+    pub config: Option<PathBuf>,
+    pub command: Command,
+}
+
+#[derive(Debug)]
+pub enum Command {
+    Node(Box<NodeArguments>),
+    Query(Question),
+}
+
+/// A question to a running node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Question {
+    pub json: bool,
+    pub about: About,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum About {
+    Status,
+    Apps,
+    App(String),
+    Snapshots { app: Option<String> },
+    Volumes { app: Option<String>, watch: bool },
+    Operations { app: Option<String>, watch: bool },
+    Events { app: Option<String>, recent: usize },
+}
+
+/// Reads the command line; on help or a wrong one prints it and exits.
+pub fn parse() -> Invocation {
+    let line = CommandLine::parse();
+    let CommandLine { socket, config, json, verb } = line;
+    let command = match verb {
+        Verb::Node(arguments) => Command::Node(arguments),
+        verb => Command::Query(Question { json, about: about(verb) }),
+    };
+    Invocation { socket, config, command }
+}
+
+fn about(verb: Verb) -> About {
+    match verb {
+        Verb::Node(_) | Verb::Status => About::Status,
+        Verb::Apps { app: None } => About::Apps,
+        Verb::Apps { app: Some(app) } => About::App(app),
+        Verb::Snapshots { app } => About::Snapshots { app },
+        Verb::Volumes { app, watch } => About::Volumes { app, watch },
+        Verb::Operations { app, watch } => About::Operations { app, watch },
+        Verb::Events { app, recent } => About::Events { app, recent },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_whole() {
+        CommandLine::command().debug_assert();
+    }
+
+    #[test]
+    fn every_setting_is_a_flag_that_names_its_variable() {
+        let mut command = CommandLine::command();
+        command.build();
+        let node = command.find_subcommand("node").unwrap();
+        for key in Key::ALL {
+            let flag = key.flag().trim_start_matches("--").to_string();
+            let argument = node.get_arguments().find(|it| it.get_long() == Some(flag.as_str()));
+            let help = argument.and_then(|it| it.get_help()).unwrap().to_string();
+            assert!(help.contains(&key.variable()), "{flag}: {help}");
+        }
+    }
+}

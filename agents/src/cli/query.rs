@@ -1,0 +1,62 @@
+//! A question to a node, from its path to what is printed.
+
+use std::io::Write;
+use std::path::Path;
+
+use serde::de::DeserializeOwned;
+
+use super::args::{About, Question};
+use super::client::{Client, ClientError, path_of};
+use super::{CommandError, follow, tables, watch};
+
+/// Asks the node on this socket and prints its answer to standard output.
+pub fn run(socket: &Path, question: &Question) -> Result<(), CommandError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(answer(&Client::new(socket), question))
+}
+
+async fn answer(client: &Client, question: &Question) -> Result<(), CommandError> {
+    match &question.about {
+        About::Events { .. } => follow::events(client, &path(&question.about), question.json).await,
+        About::Volumes { watch: true, .. } => watch::volumes(client, &path(&question.about)).await,
+        About::Operations { watch: true, .. } => watch::operations(client, &path(&question.about)).await,
+        about => {
+            let body = client.get(&path(about)).await?;
+            let text = if question.json { body.to_vec() } else { rendered(about, &body)?.into_bytes() };
+            std::io::stdout().lock().write_all(&text)?;
+            Ok(())
+        }
+    }
+}
+
+/// The answer for people.
+pub fn rendered(about: &About, body: &[u8]) -> Result<String, ClientError> {
+    Ok(match about {
+        About::Status => tables::node(&understood(body)?),
+        About::Apps => tables::apps(&understood::<Vec<_>>(body)?),
+        About::App(_) => tables::app(&understood(body)?),
+        About::Snapshots { .. } => tables::snapshots(&understood::<Vec<_>>(body)?),
+        About::Volumes { .. } => tables::volumes(&understood::<Vec<_>>(body)?),
+        About::Operations { .. } => tables::operations(&understood::<Vec<_>>(body)?),
+        About::Events { .. } => tables::event(&understood(body)?),
+    })
+}
+
+pub fn understood<T: DeserializeOwned>(body: &[u8]) -> Result<T, ClientError> {
+    serde_json::from_slice(body).map_err(|source| ClientError::NotUnderstood { source })
+}
+
+fn path(about: &About) -> String {
+    let of = |app: &Option<String>| [("app", app.clone())];
+    match about {
+        About::Status => path_of("/v1/status", None, &[]),
+        About::Apps => path_of("/v1/apps", None, &[]),
+        About::App(app) => path_of("/v1/apps", Some(app), &[]),
+        About::Snapshots { app } => path_of("/v1/snapshots", None, &of(app)),
+        About::Volumes { app, .. } => path_of("/v1/volumes", None, &of(app)),
+        About::Operations { app, .. } => path_of("/v1/operations", None, &of(app)),
+        About::Events { app, recent } => {
+            path_of("/v1/events", None, &[("app", app.clone()), ("recent", Some(recent.to_string()))])
+        }
+    }
+}

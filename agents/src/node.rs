@@ -1,0 +1,329 @@
+//! The node: everything put together, and the one task that watches over it (architecture section 10).
+//!
+//! ```text
+//!   persist directory prepared, locked ─▶ socket bound ─▶ start noted ─▶ API up ─▶ agents started
+//!        ─▶ all synced: READY=1 ─▶ watched: WATCHDOG=1 while every agent answers ─┬─ SIGTERM, SIGINT ─▶ drained, 0
+//!                                                                               └─ Fatal ─▶ told, non-zero
+//! ```
+//!
+//! A new agent is one line in [`agents`]. Guests are no children to be waited for: they outlive the node, and the
+//! next start finds them running. There is no other start than the start after a crash.
+//!
+//! Deliberately absent: any decision about applications.
+
+#![allow(
+    clippy::disallowed_methods,
+    reason = "the node's own tasks: the API, the watch over the agents, the probe"
+)]
+
+pub mod counted_disk;
+pub mod health;
+pub mod logging;
+pub mod starts;
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use holdfast_persist::layout::PrepareError;
+use holdfast_persist::{Disk, PersistLayout, RealDisk};
+use holdfast_pubsub::BusError;
+use holdfast_types::error_chain;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+use crate::api::{Api, ApiSocket, Seen, SocketError};
+use crate::domainmgr::vmm::{Choice, QemuSettings, choose_accelerator};
+use crate::runtime::*;
+use crate::settings::{LogFormat, Settings};
+use crate::zedmanager::{self, Zedmanager};
+use counted_disk::CountedDisk;
+use health::{Health, Notifier, Stage};
+use starts::{HEALTHY_AFTER, Starts};
+
+/// Two are enough: agents have threads of their own, and jobs run on the blocking pool.
+const WORKER_THREADS: usize = 2;
+/// How often agents are asked for a sign of life when no watchdog says how often it wants one.
+const LOOK_EVERY: Duration = Duration::from_secs(10);
+const SYNCED_LOOK_EVERY: Duration = Duration::from_millis(20);
+/// A probe guest that has not run to its end by then counts as hanging.
+const PROBE_AT_MOST: Duration = Duration::from_secs(20);
+/// For answers to questions that were asked before the stop.
+const LAST_ANSWERS: Duration = Duration::from_secs(1);
+
+/// Why a node does not come up, or cannot go on. The process exits non-zero.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    #[error(transparent)]
+    Persist(#[from] PrepareError),
+    #[error(transparent)]
+    Socket(#[from] SocketError),
+    #[error("the process cannot be set up")]
+    Process(#[source] io::Error),
+    #[error("the reserve in {} cannot be made", persist.display())]
+    Reserve { persist: PathBuf, source: io::Error },
+    #[error("an agent cannot start")]
+    Agents(#[from] BusError),
+    #[error("the node cannot go on")]
+    Fatal(#[from] Fatal),
+    #[error("the API has stopped answering")]
+    Api(#[source] io::Error),
+}
+
+/// Runs the node until it is told to stop (`Ok`) or cannot go on. Guests are left running either way.
+pub fn run(settings: Settings) -> Result<(), NodeError> {
+    logging::start(&settings);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(WORKER_THREADS)
+        .thread_name("holdfast")
+        .enable_all()
+        .build()
+        .map_err(NodeError::Process)?;
+    let ended = runtime.block_on(serve(&settings));
+    // Not waited for: a job that is still at it is taken up again at the next start.
+    runtime.shutdown_background();
+    match &ended {
+        Ok(()) => tracing::info!("stopped; guests go on running"),
+        // As text it is told by `cli`, in its own words; a reader of JSON gets it as JSON.
+        Err(error) if settings.log_format == LogFormat::Json => {
+            tracing::error!(error = error_chain(error), "the node ends");
+        }
+        Err(_) => {}
+    }
+    ended
+}
+
+async fn serve(settings: &Settings) -> Result<(), NodeError> {
+    let signals = Signals::listen().map_err(NodeError::Process)?;
+    let clock = Arc::new(SystemClock::new());
+    let disk = Arc::new(CountedDisk::new(Arc::new(RealDisk)));
+    let layout = PersistLayout::new(&settings.persist);
+    layout.prepare(&*disk)?;
+    // Kept until the process is gone: after this function a job or an agent may still be in the middle of a write.
+    std::mem::forget(layout.lock(&*disk)?);
+    let socket = ApiSocket::bind(&settings.socket)?;
+
+    let mut starts = Starts::load(&RealDisk, socket.path());
+    let read_only = starts.begin(clock.now(), settings.max_failed_starts);
+    if let Some(reason) = &read_only {
+        tracing::error!(
+            reason,
+            "read-only: guests run, nothing changes; a restart after a minute tries again"
+        );
+    }
+    let ended = match assemble(settings, &socket, clock, disk, layout, read_only).await {
+        Ok(node) => node.live(signals, &mut starts, settings.drain).await,
+        Err(error) => Err(error),
+    };
+    match &ended {
+        Ok(()) => starts.forget(),
+        Err(error) => starts.failed(error_chain(error)),
+    }
+    ended
+}
+
+/// Everything up to agents at work.
+async fn assemble(
+    settings: &Settings,
+    socket: &ApiSocket,
+    clock: Arc<SystemClock>,
+    disk: Arc<CountedDisk>,
+    layout: PersistLayout,
+    read_only: Option<String>,
+) -> Result<Node, NodeError> {
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        device = %settings.device,
+        persist = %settings.persist.display(),
+        controller = settings.controller,
+        socket = %socket.path().display(),
+        "starting"
+    );
+    let accelerator = accelerator(settings).await;
+    tracing::info!(accelerator = %accelerator, "accelerator chosen");
+    let services = Services::open(Outside {
+        disk: Arc::clone(&disk) as Arc<dyn Disk>,
+        layout,
+        clock: clock.clone(),
+        entropy: Arc::new(SystemEntropy),
+        executor: BlockingPool::new(),
+        limits: JobLimits::default(),
+        reserve_size_bytes: settings.reserve_bytes,
+        read_only,
+    })
+    .map_err(|source| NodeError::Reserve { persist: settings.persist.clone(), source })?;
+
+    let chosen = accelerator.to_string();
+    let health =
+        Health::new(settings, chosen, clock.now(), Arc::clone(&services.mode), disk, AGENTS.to_vec());
+    let health = Arc::new(health);
+    let api = Api::new(health.clone());
+    let watching =
+        tokio::spawn(api.clone().watch(Seen::subscribe(&services.bus), Arc::clone(&services.clock)));
+    let (stop_api, stopped) = oneshot::channel::<()>();
+    let listener = socket.listener().map_err(NodeError::Api)?;
+    let serving = tokio::spawn(api.clone().serve(listener, async { drop(stopped.await) }));
+
+    let running = agents(settings, &services, accelerator)?.start()?;
+    Ok(Node { running, health, api, notifier: Notifier::default(), watching, serving, stop_api })
+}
+
+const AGENTS: [&str; 1] = [Zedmanager::NAME];
+
+/// The agents of a node, each with the seams its jobs use.
+fn agents(settings: &Settings, services: &Services, accelerator: Choice) -> Result<NodeBuilder, NodeError> {
+    let Services { disk, layout, .. } = services;
+    let _hypervisor = QemuSettings {
+        binary: "qemu-system-x86_64".into(),
+        runtime_dir: layout.domains_dir(),
+        accelerator: accelerator.accelerator,
+    };
+    let _ = settings;
+    let zedmanager_env = zedmanager::Env { disk: Arc::clone(disk), layout: layout.clone() };
+    Ok(NodeBuilder::new(services).agent(Zedmanager::new(layout.clone()), zedmanager_env))
+}
+
+/// `auto` may boot a probe guest, which takes a while.
+async fn accelerator(settings: &Settings) -> Choice {
+    let wanted = settings.accelerator;
+    let probe = move || choose_accelerator(wanted, "qemu-system-x86_64".as_ref(), PROBE_AT_MOST);
+    match tokio::task::spawn_blocking(probe).await {
+        Ok(choice) => choice,
+        Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
+    }
+}
+
+/// A node at work.
+struct Node {
+    running: RunningNode,
+    health: Arc<Health>,
+    api: Api,
+    notifier: Notifier,
+    watching: JoinHandle<()>,
+    serving: JoinHandle<io::Result<()>>,
+    stop_api: oneshot::Sender<()>,
+}
+
+impl Node {
+    async fn live(
+        mut self,
+        mut signals: Signals,
+        starts: &mut Starts<'_>,
+        drain: Duration,
+    ) -> Result<(), NodeError> {
+        if self.until_synced(&mut signals).await? == Ended::Synced {
+            self.health.enter(Stage::Ready);
+            self.notifier.ready();
+            tracing::info!("ready");
+            starts.ready();
+            self.until_told(&mut signals, starts).await?;
+        }
+        self.stop(signals, drain).await;
+        Ok(())
+    }
+
+    async fn until_synced(&mut self, signals: &mut Signals) -> Result<Ended, NodeError> {
+        self.notifier.status("starting".to_string());
+        while !self.running.is_synced() {
+            tokio::select! {
+                fatal = self.running.failed() => return Err(fatal.into()),
+                () = signals.told() => return Ok(Ended::Told),
+                () = tokio::time::sleep(SYNCED_LOOK_EVERY) => {}
+            }
+        }
+        Ok(Ended::Synced)
+    }
+
+    /// Watches over the agents until a signal comes.
+    async fn until_told(&mut self, signals: &mut Signals, starts: &mut Starts<'_>) -> Result<(), NodeError> {
+        let every = Notifier::interval().unwrap_or(LOOK_EVERY);
+        let mut look = tokio::time::interval(every);
+        let mut healthy = Some(Box::pin(tokio::time::sleep(HEALTHY_AFTER)));
+        loop {
+            tokio::select! {
+                fatal = self.running.failed() => return Err(fatal.into()),
+                () = signals.told() => return Ok(()),
+                served = &mut self.serving => return Err(NodeError::Api(api_error(served))),
+                _ = look.tick() => self.look(every, starts),
+                () = async { healthy.as_mut().expect("guarded").await }, if healthy.is_some() => {
+                    healthy = None;
+                    starts.forget();
+                }
+            }
+        }
+    }
+
+    /// One look at the agents. The watchdog hears of the node only if all of them answered the last look's question.
+    fn look(&mut self, every: Duration, starts: &mut Starts<'_>) {
+        let stuck = self.running.stuck_agents(every / 2);
+        if stuck.is_empty() {
+            self.notifier.alive();
+            starts.recovered();
+        } else {
+            tracing::error!(agents = ?stuck, "no answer: the watchdog is not told that all is well");
+            // Should the watchdog end the process now, this is why.
+            starts.failed(format!("no answer from {}", stuck.join(", ")));
+        }
+        self.health.found_stuck(stuck);
+        self.notifier.status(health::words(&self.api.node()));
+    }
+
+    /// Starts nothing new, and lets what runs end; a second signal cuts the waiting short.
+    async fn stop(mut self, mut signals: Signals, drain: Duration) {
+        self.health.enter(Stage::Stopping);
+        self.notifier.stopping();
+        tracing::info!(at_most = ?drain, "stopping: running work may end");
+        tokio::select! {
+            stopped = self.running.stop(drain) => {
+                for job in &stopped.unfinished_jobs {
+                    tracing::warn!(job, "not finished; it goes on after the next start");
+                }
+                if !stopped.stuck_agents.is_empty() {
+                    tracing::warn!(agents = ?stopped.stuck_agents, "did not come to an end");
+                }
+            }
+            () = signals.told() => tracing::warn!("told again: work is left where it is"),
+        }
+        self.watching.abort();
+        drop(self.stop_api);
+        drop(tokio::time::timeout(LAST_ANSWERS, self.serving).await);
+    }
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Ended {
+    Synced,
+    Told,
+}
+
+fn api_error(served: Result<io::Result<()>, tokio::task::JoinError>) -> io::Error {
+    match served {
+        Ok(Err(error)) => error,
+        Ok(Ok(())) => io::Error::other("its task has ended"),
+        Err(join) => io::Error::other(join),
+    }
+}
+
+/// What tells a node to stop.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn listen() -> io::Result<Self> {
+        Ok(Signals {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn told(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => tracing::info!("SIGTERM"),
+            _ = self.interrupt.recv() => tracing::info!("SIGINT"),
+        }
+    }
+}

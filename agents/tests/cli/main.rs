@@ -1,0 +1,12 @@
+//! The `holdfast` command as people and programs meet it: the real binary against a real socket.
+//!
+//! `golden.rs` compares what it prints about a fixed node with transcripts in `tests/golden/`; `UPDATE_GOLDEN=1`
+//! writes them anew. `refusals.rs` is about everything that goes wrong, `service.rs` about the node as a process.
+
+#![allow(clippy::disallowed_methods, reason = "real processes, real files, real time")]
+
+mod fixture;
+mod golden;
+mod refusals;
+mod service;
+mod support;

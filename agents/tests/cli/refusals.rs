@@ -1,0 +1,122 @@
+//! What goes wrong is told clearly, naming the thing, with an exit code that means something.
+
+use std::os::unix::fs::PermissionsExt;
+
+use tempfile::TempDir;
+
+use crate::fixture::StandingNode;
+use crate::support::{ask, holdfast, run};
+
+const DEVICE: &str = "7b1c5a3e-41f0-4c0b-9d53-0c2f5ad0a001";
+
+#[test]
+fn wrong_usage_is_exit_code_2() {
+    let table: [(&[&str], &str); 9] = [
+        (&[], "Usage"),
+        (&["fly"], "fly"),
+        (&["status", "--colour"], "--colour"),
+        (&["events", "--recent", "some"], "some"),
+        (&["node"], "no persist directory"),
+        (&["node", "--persist", "/p", "--controller", "c"], "--controller is \"c\""),
+        (
+            &["node", "--persist", "/p", "--controller", "http://c", "--device", "x/../y"],
+            "--device is \"x/../y\"",
+        ),
+        (&["node", "--config", "/nowhere.toml"], "/nowhere.toml"),
+        (&["status", "--config", "/nowhere.toml"], "/nowhere.toml"),
+    ];
+    for (arguments, named) in table {
+        let ran = run(&mut holdfast(arguments));
+        assert_eq!(ran.code, 2, "{arguments:?}: {}", ran.err);
+        assert!(ran.err.contains(named), "{arguments:?}: {}", ran.err);
+    }
+}
+
+#[test]
+fn a_wrong_setting_is_named_with_its_place() {
+    let variable =
+        run(holdfast(&["node"]).env("HOLDFAST_PERSIST", "/p").env("HOLDFAST_CONTROLLER", "ftp://x"));
+    assert_eq!(variable.code, 2);
+    assert!(
+        variable.err.contains("environment variable HOLDFAST_CONTROLLER is \"ftp://x\""),
+        "{}",
+        variable.err
+    );
+
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "persist = \"/p\"\npol_interval = \"1s\"\n").unwrap();
+    let unknown = run(holdfast(&["node", "--config"]).arg(file.path()));
+    assert_eq!(unknown.code, 2);
+    let expected =
+        format!("{}: unknown setting `pol_interval` (did you mean `poll_interval`?)", file.path().display());
+    assert!(unknown.err.contains(&expected), "{}", unknown.err);
+}
+
+#[test]
+fn a_socket_that_nobody_listens_on_is_exit_code_3() {
+    let directory = TempDir::new().unwrap();
+    let nothing = directory.path().join("h.sock");
+    let stale = directory.path().join("stale.sock");
+    drop(std::os::unix::net::UnixListener::bind(&stale).unwrap());
+    for socket in [nothing, stale] {
+        for verb in ["status", "apps", "snapshots", "volumes", "operations", "events"] {
+            let ran = ask(&socket, &[verb]);
+            assert_eq!(ran.code, 3, "{verb}: {}", ran.err);
+            assert!(ran.err.contains(socket.to_str().unwrap()), "{}", ran.err);
+            assert_eq!(ran.out, "");
+        }
+    }
+}
+
+#[test]
+fn the_socket_is_taken_from_the_environment_and_the_file_too() {
+    let node = StandingNode::start();
+    let by_variable = run(holdfast(&["apps"]).env("HOLDFAST_SOCKET", &node.socket));
+    assert_eq!(by_variable.code, 0, "{}", by_variable.err);
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), format!("socket = {:?}\n", node.socket)).unwrap();
+    let by_file = run(holdfast(&["apps"]).env("HOLDFAST_CONFIG", file.path()));
+    assert_eq!(by_file.code, 0, "{}", by_file.err);
+}
+
+#[test]
+fn an_unknown_application_is_exit_code_4() {
+    let node = StandingNode::start();
+    let unknown = "00000000-0000-4000-8000-000000000077";
+    for arguments in
+        [&["apps", unknown][..], &["apps", "a/b?c"], &["snapshots", "--app", "x"], &["events", "--app", "x"]]
+    {
+        let ran = ask(&node.socket, arguments);
+        assert_eq!(ran.code, 4, "{arguments:?}: {}", ran.err);
+        assert!(ran.err.contains(arguments.last().unwrap()), "{}", ran.err);
+    }
+}
+
+#[test]
+fn a_persist_directory_that_cannot_be_used_is_named() {
+    let directory = TempDir::new().unwrap();
+    let file = directory.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    let node = |persist: &std::path::Path| {
+        let socket = directory.path().join("h.sock");
+        let mut command = holdfast(&["node", "--controller", "http://127.0.0.1:9", "--device", DEVICE]);
+        run(command.arg("--persist").arg(persist).arg("--socket").arg(socket))
+    };
+    let ran = node(&file);
+    assert_eq!(ran.code, 1);
+    assert!(ran.err.contains(&format!("{} is not a directory", file.display())), "{}", ran.err);
+
+    let locked = directory.path().join("locked");
+    std::fs::create_dir(&locked).unwrap();
+    std::fs::set_permissions(&locked, std::fs::Permissions::from_mode(0o000)).unwrap();
+    if std::fs::read_dir(&locked).is_ok() {
+        eprintln!("skipped: this user may read everything, so no directory is unreadable");
+        let proc = node(std::path::Path::new("/proc/holdfast"));
+        assert_eq!(proc.code, 1);
+        assert!(proc.err.contains("/proc/holdfast"), "{}", proc.err);
+        return;
+    }
+    let ran = node(&locked);
+    assert_eq!(ran.code, 1);
+    assert!(ran.err.contains(locked.to_str().unwrap()), "{}", ran.err);
+}
