@@ -1,0 +1,209 @@
+//! What domainmgr has done off the event loop, over the [`Vmm`] seam.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use holdfast_persist::crashsafe;
+use holdfast_persist::disk::Disk as FileSeam;
+use holdfast_persist::layout::PersistLayout;
+use holdfast_types::{AppId, DomainConfig, Format, error_chain};
+
+use super::Event;
+use super::vmm::{Boot, Disk, DiskFormat, Domain, DomainExit, Presence, VmSpec, Vmm, VmmError, Wait};
+use crate::runtime::{Backend, Job, JobContext, JobId};
+
+/// QEMU answers within moments; a node that swaps may need longer.
+const START_DEADLINE: Duration = Duration::from_secs(60);
+/// After SIGKILL a process goes within moments, unless it hangs in a device; then there is nothing but to wait.
+const KILL_DEADLINE: Duration = Duration::from_secs(30);
+
+/// The seams of this agent's jobs.
+#[derive(Debug)]
+pub struct Env {
+    pub vmm: Arc<dyn Vmm>,
+    pub disk: Arc<dyn FileSeam>,
+    pub layout: PersistLayout,
+}
+
+#[derive(Debug, Clone)]
+pub enum DomainJob {
+    /// What runs already, at the start of the node.
+    List,
+    Start(Box<DomainConfig>),
+    Stop {
+        domain: Domain,
+        patience: Duration,
+    },
+    Watch(Domain),
+    Forget(AppId),
+}
+
+impl Job for DomainJob {
+    fn id(&self) -> JobId {
+        JobId::new(match self {
+            DomainJob::List => "list domains".to_owned(),
+            DomainJob::Start(config) => format!("start {} {}", config.app, config.number),
+            DomainJob::Stop { domain, .. } => format!("stop {} {}", domain.app, domain.pid),
+            DomainJob::Watch(domain) => format!("watch {} {}", domain.app, domain.pid),
+            DomainJob::Forget(app) => format!("forget {app}"),
+        })
+    }
+
+    fn object(&self) -> String {
+        match self {
+            DomainJob::List => "domains".to_owned(),
+            DomainJob::Start(config) => config.app.to_string(),
+            DomainJob::Stop { domain, .. } | DomainJob::Watch(domain) => domain.app.to_string(),
+            DomainJob::Forget(app) => app.to_string(),
+        }
+    }
+
+    fn backend(&self) -> Backend {
+        Backend::Hypervisor
+    }
+
+    fn deadline(&self) -> Option<Duration> {
+        match self {
+            DomainJob::Start(_) => Some(START_DEADLINE),
+            DomainJob::Stop { patience, .. } => Some(*patience + KILL_DEADLINE),
+            DomainJob::List | DomainJob::Watch(_) | DomainJob::Forget(_) => None,
+        }
+    }
+}
+
+/// What became of an order to stop.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Stopped {
+    /// The process is gone.
+    Gone,
+    /// The process is gone, but only by force: the guest did not listen.
+    Forced,
+    /// The process may still be there.
+    NotGone(String),
+}
+
+pub fn run(job: DomainJob, env: &Env, cx: &JobContext<Event>) -> Event {
+    let vmm = env.vmm.as_ref();
+    match job {
+        DomainJob::List => Event::Listed(list(vmm)),
+        DomainJob::Start(config) => {
+            let result = start(&config, env, cx);
+            Event::Started { app: config.app, number: config.number, result }
+        }
+        DomainJob::Stop { domain, patience } => {
+            let result = stop(vmm, &domain, patience, cx);
+            Event::Stopped { app: AppId(domain.app), result }
+        }
+        DomainJob::Watch(domain) => watch(vmm, domain, cx),
+        DomainJob::Forget(app) => Event::Forgotten { app, result: forget(env, app) },
+    }
+}
+
+fn list(vmm: &dyn Vmm) -> Result<BTreeMap<AppId, Presence>, String> {
+    let found = vmm.list().map_err(|error| error_chain(&error))?;
+    Ok(found.into_iter().map(|(app, presence)| (AppId(app), presence)).collect())
+}
+
+/// Afterwards QEMU answers, or no process of this domain is left.
+fn start(config: &DomainConfig, env: &Env, cx: &JobContext<Event>) -> Result<Domain, String> {
+    let spec = spec(config, &env.layout)?;
+    let directory = env.layout.domain_dir(&config.app);
+    crashsafe::ensure_dir(env.disk.as_ref(), &directory).map_err(|error| error.to_string())?;
+    let cancelled = || cx.cancelled();
+    match env.vmm.start(&spec, &Wait { at_most: START_DEADLINE, cancelled: &cancelled }) {
+        Ok(domain) => Ok(domain),
+        // The same order issued again after a crash of the node: it is done.
+        Err(VmmError::AlreadyRunning { .. }) => match env.vmm.presence(config.app.0) {
+            Ok(Presence::Running { domain, .. }) => Ok(domain),
+            Ok(_) => Err("it ran, and ended just now".to_owned()),
+            Err(error) => Err(error_chain(&error)),
+        },
+        Err(error) => Err(error_chain(&error)),
+    }
+}
+
+fn spec(config: &DomainConfig, layout: &PersistLayout) -> Result<VmSpec, String> {
+    let resources = &config.resources;
+    let boot = if resources.kernel.is_empty() {
+        Boot::Disk
+    } else {
+        let ramdisk = (!resources.ramdisk.is_empty()).then(|| PathBuf::from(&resources.ramdisk));
+        Boot::Kernel {
+            kernel: PathBuf::from(&resources.kernel),
+            ramdisk,
+            cmdline: resources.extra_args.clone(),
+        }
+    };
+    let disks = config.disks.iter().map(|disk| {
+        let format = match disk.format {
+            Format::Qcow2 => DiskFormat::Qcow2,
+            Format::Raw | Format::Iso => DiskFormat::Raw,
+            Format::Vmdk => DiskFormat::Vmdk,
+            Format::Vhdx => DiskFormat::Vhdx,
+            Format::Container => return Err(format!("volume {} is a container and no disk", disk.volume)),
+        };
+        Ok(Disk { path: PathBuf::from(&disk.file_location), format, read_only: disk.read_only })
+    });
+    Ok(VmSpec {
+        app: config.app.0,
+        name: config.display_name.clone(),
+        memory_kib: u64::from(resources.memory_kib),
+        vcpus: resources.vcpus,
+        boot,
+        disks: disks.collect::<Result<_, String>>()?,
+        console_log: console_log(layout, config.app),
+    })
+}
+
+pub fn console_log(layout: &PersistLayout, app: AppId) -> PathBuf {
+    layout.domain_dir(&app).join("console.log")
+}
+
+/// ACPI first, then, when the guest's patience is used up, force ([003] B2). Done only when the process is gone.
+fn stop(vmm: &dyn Vmm, domain: &Domain, patience: Duration, cx: &JobContext<Event>) -> Stopped {
+    let cancelled = || cx.cancelled();
+    if let Err(error) = vmm.request_shutdown(domain) {
+        tracing::warn!(app = %domain.app, error = error_chain(&error), "cannot be asked to shut down");
+    } else {
+        match vmm.wait_gone(domain, &Wait { at_most: patience, cancelled: &cancelled }) {
+            Ok(Some(_)) => return Stopped::Gone,
+            Ok(None) if cx.cancelled() => {
+                return Stopped::NotGone("given up because the node stops".to_owned());
+            }
+            Ok(None) => {}
+            Err(error) => return Stopped::NotGone(error_chain(&error)),
+        }
+    }
+    if let Err(error) = vmm.kill(domain) {
+        return Stopped::NotGone(error_chain(&error));
+    }
+    match vmm.wait_gone(domain, &Wait::at_most(KILL_DEADLINE)) {
+        Ok(Some(_)) => Stopped::Forced,
+        Ok(None) => Stopped::NotGone("killed, and still there".to_owned()),
+        Err(error) => Stopped::NotGone(error_chain(&error)),
+    }
+}
+
+/// Ends at once; the end of the process arrives later, as an event of its own.
+fn watch(vmm: &dyn Vmm, domain: Domain, cx: &JobContext<Event>) -> Event {
+    let poster = cx.poster();
+    let watched = domain.clone();
+    let on_exit = Box::new(move |exit: DomainExit| {
+        poster.post(Event::Exited { domain: watched, exit });
+    });
+    match vmm.watch(&domain, on_exit) {
+        Ok(()) => Event::Watching(AppId(domain.app)),
+        Err(error) => {
+            tracing::error!(app = %domain.app, error = error_chain(&error), "a domain that cannot be watched");
+            Event::Watching(AppId(domain.app))
+        }
+    }
+}
+
+/// Removes the traces and the domain's directory, console log included.
+fn forget(env: &Env, app: AppId) -> Result<(), String> {
+    env.vmm.forget(app.0).map_err(|error| error_chain(&error))?;
+    crashsafe::remove_tree(env.disk.as_ref(), &env.layout.domain_dir(&app)).map_err(|error| error.to_string())
+}

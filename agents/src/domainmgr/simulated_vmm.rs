@@ -1,0 +1,224 @@
+//! A simulated hypervisor: processes that are only rows in a table, for scenarios and for the simulation.
+//!
+//! It keeps the seam's rules: one domain per application, gone means gone, a domain outlives the `Vmm` that started it
+//! (clones share the table), and a cut of the power leaves traces of a killed one. Per application a guest can be told
+//! to ignore the power button, to die at its start, or to end by itself. The guest writes nothing: what stands on the
+//! disks is the story's own.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::time::Instant;
+
+use uuid::Uuid;
+
+use super::vmm::{Domain, DomainExit, OnExit, Presence, VmSpec, Vmm, VmmError, Wait};
+
+/// How often a wait looks whether it was cancelled.
+const LOOK_EVERY: std::time::Duration = std::time::Duration::from_millis(5);
+
+#[derive(Debug, Clone, Default)]
+pub struct SimulatedVmm {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    table: Mutex<Table>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    machines: BTreeMap<Uuid, Machine>,
+    habits: BTreeMap<Uuid, Habits>,
+    last_pid: u32,
+    starts: BTreeMap<Uuid, usize>,
+}
+
+struct Machine {
+    spec: VmSpec,
+    domain: Domain,
+    ended: Option<DomainExit>,
+    watchers: Vec<OnExit>,
+}
+
+impl std::fmt::Debug for Machine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Machine")
+            .field("domain", &self.domain)
+            .field("ended", &self.ended)
+            .finish_non_exhaustive()
+    }
+}
+
+/// How one application's guest behaves.
+#[derive(Debug, Clone, Default)]
+pub struct Habits {
+    pub ignores_power_button: bool,
+    /// What QEMU says when it dies at its start.
+    pub dies_at_start: Option<String>,
+}
+
+impl SimulatedVmm {
+    pub fn new() -> Self {
+        SimulatedVmm::default()
+    }
+
+    pub fn set_habits(&self, app: Uuid, habits: Habits) {
+        self.table().habits.insert(app, habits);
+    }
+
+    /// How often the application's guest was started.
+    pub fn starts(&self, app: Uuid) -> usize {
+        self.table().starts.get(&app).copied().unwrap_or(0)
+    }
+
+    /// What the application's guest runs on; none while it is down.
+    pub fn running(&self, app: Uuid) -> Option<VmSpec> {
+        let table = self.table();
+        table.machines.get(&app).filter(|machine| machine.ended.is_none()).map(|machine| machine.spec.clone())
+    }
+
+    /// The guest ends without having been told to.
+    pub fn end(&self, app: Uuid, exit: DomainExit) {
+        let watchers = self.table().end(app, exit);
+        self.tell(watchers, exit);
+    }
+
+    /// The node's power is cut: every guest is gone, and nobody who watched is told.
+    pub fn power_cycle(&self) {
+        let mut table = self.table();
+        for machine in table.machines.values_mut() {
+            machine.watchers.clear();
+            machine.ended.get_or_insert(DomainExit::Killed);
+        }
+        self.shared.changed.notify_all();
+    }
+
+    fn table(&self) -> MutexGuard<'_, Table> {
+        self.shared.table.lock().expect("no holder panics")
+    }
+
+    /// Outside the lock: a watcher may call back.
+    fn tell(&self, watchers: Vec<OnExit>, exit: DomainExit) {
+        self.shared.changed.notify_all();
+        for watcher in watchers {
+            watcher(exit);
+        }
+    }
+}
+
+impl Table {
+    fn end(&mut self, app: Uuid, exit: DomainExit) -> Vec<OnExit> {
+        match self.machines.get_mut(&app) {
+            Some(machine) if machine.ended.is_none() => {
+                machine.ended = Some(exit);
+                std::mem::take(&mut machine.watchers)
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    fn presence(&self, app: Uuid) -> Presence {
+        match self.machines.get(&app) {
+            None => Presence::Absent,
+            Some(Machine { ended: Some(exit), .. }) => Presence::Ended(*exit),
+            Some(machine) => Presence::Running { domain: machine.domain.clone(), answers: true },
+        }
+    }
+
+    /// How this very process ended; one that is not the latest is long gone.
+    fn exit_of(&self, domain: &Domain) -> Option<DomainExit> {
+        match self.machines.get(&domain.app) {
+            Some(machine) if machine.domain == *domain => machine.ended,
+            _ => Some(DomainExit::Killed),
+        }
+    }
+}
+
+impl Vmm for SimulatedVmm {
+    fn start(&self, spec: &VmSpec, _wait: &Wait<'_>) -> Result<Domain, VmmError> {
+        let mut table = self.table();
+        if let Presence::Running { domain, .. } = table.presence(spec.app) {
+            return Err(VmmError::AlreadyRunning { app: spec.app, pid: domain.pid });
+        }
+        if let Some(message) = table.habits.get(&spec.app).and_then(|habits| habits.dies_at_start.clone()) {
+            return Err(VmmError::DiedAtStart { app: spec.app, name: spec.name.clone(), message });
+        }
+        table.last_pid += 1;
+        let domain = Domain { app: spec.app, pid: table.last_pid, started_ticks: u64::from(table.last_pid) };
+        let machine =
+            Machine { spec: spec.clone(), domain: domain.clone(), ended: None, watchers: Vec::new() };
+        table.machines.insert(spec.app, machine);
+        *table.starts.entry(spec.app).or_default() += 1;
+        Ok(domain)
+    }
+
+    fn presence(&self, app: Uuid) -> Result<Presence, VmmError> {
+        Ok(self.table().presence(app))
+    }
+
+    fn list(&self) -> Result<BTreeMap<Uuid, Presence>, VmmError> {
+        let table = self.table();
+        Ok(table.machines.keys().map(|app| (*app, table.presence(*app))).collect())
+    }
+
+    fn request_shutdown(&self, domain: &Domain) -> Result<(), VmmError> {
+        let mut table = self.table();
+        let ignores = table.habits.get(&domain.app).is_some_and(|habits| habits.ignores_power_button);
+        if ignores || table.exit_of(domain).is_some() {
+            return Ok(());
+        }
+        let watchers = table.end(domain.app, DomainExit::Stopped);
+        drop(table);
+        self.tell(watchers, DomainExit::Stopped);
+        Ok(())
+    }
+
+    fn kill(&self, domain: &Domain) -> Result<(), VmmError> {
+        let mut table = self.table();
+        if table.exit_of(domain).is_none() {
+            let watchers = table.end(domain.app, DomainExit::Killed);
+            drop(table);
+            self.tell(watchers, DomainExit::Killed);
+        }
+        Ok(())
+    }
+
+    fn wait_gone(&self, domain: &Domain, wait: &Wait<'_>) -> Result<Option<DomainExit>, VmmError> {
+        let deadline = Instant::now() + wait.at_most;
+        let mut table = self.table();
+        loop {
+            if let Some(exit) = table.exit_of(domain) {
+                return Ok(Some(exit));
+            }
+            if Instant::now() >= deadline || (wait.cancelled)() {
+                return Ok(None);
+            }
+            table = self.shared.changed.wait_timeout(table, LOOK_EVERY).expect("no holder panics").0;
+        }
+    }
+
+    fn watch(&self, domain: &Domain, on_exit: OnExit) -> Result<(), VmmError> {
+        let mut table = self.table();
+        match table.exit_of(domain) {
+            Some(exit) => {
+                drop(table);
+                on_exit(exit);
+            }
+            None => {
+                table.machines.get_mut(&domain.app).expect("it has not ended").watchers.push(on_exit);
+            }
+        }
+        Ok(())
+    }
+
+    fn forget(&self, app: Uuid) -> Result<(), VmmError> {
+        let mut table = self.table();
+        if let Presence::Running { domain, .. } = table.presence(app) {
+            return Err(VmmError::AlreadyRunning { app, pid: domain.pid });
+        }
+        table.machines.remove(&app);
+        Ok(())
+    }
+}
