@@ -6,6 +6,7 @@ pub mod domainmgr;
 pub mod node;
 pub mod runtime;
 pub mod settings;
+pub mod volumemgr;
 pub mod wire;
 pub mod zedagent;
 pub mod zedmanager;

@@ -1,0 +1,191 @@
+//! What disk and storage really hold, looked at once at the start.
+//!
+//! ```text
+//!   snapshots/*/volumesSnapshotStatus.json ──▶ Whole, or Damaged with its reason      ([003] H3)
+//!   volumes named like ours, without a row ──▶ strays: never overwritten, never removed
+//!   downloads/*                            ──▶ leftovers, resumed or removed
+//! ```
+//!
+//! Changes nothing but one thing: unfinished temporaries in the volume directories are swept.
+//! Nothing found damaged fails the inventory ([003] G9); only a directory that cannot be listed does.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::path::Path;
+
+use holdfast_persist::disk::{Disk, EntryKind};
+use holdfast_persist::{PersistLayout, RecordError, crashsafe, record};
+use holdfast_types::{
+    AppId, ContentTreeId, Format, Generation, RecordedMeta, SnapshotId, SnapshotInstanceStatus, VolumeId,
+    VolumeKey, VolumeRecord, VolumeSnapshotMeta, VolumeStage, VolumesSnapshotStatus, error_chain,
+};
+use holdfast_volumehandlers::{Registry, SnapshotName};
+
+use super::download;
+use super::request::Stored;
+
+/// The findings.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Inventory {
+    pub snapshots: BTreeMap<SnapshotId, Stored>,
+    pub strays: BTreeMap<VolumeKey, Stray>,
+    pub downloads: BTreeSet<ContentTreeId>,
+}
+
+/// A volume file that no row knows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stray {
+    pub file_location: String,
+    pub format: Format,
+}
+
+/// The look.
+#[derive(Debug)]
+pub struct Look<'a> {
+    pub disk: &'a dyn Disk,
+    pub layout: &'a PersistLayout,
+    pub registry: &'a Registry,
+    pub records: &'a [VolumeRecord],
+}
+
+impl Look<'_> {
+    pub fn take(&self) -> io::Result<Inventory> {
+        let snapshots = self.snapshots()?;
+        Ok(Inventory { snapshots, strays: self.strays()?, downloads: self.downloads()? })
+    }
+
+    fn snapshots(&self) -> io::Result<BTreeMap<SnapshotId, Stored>> {
+        let mut found = BTreeMap::new();
+        for entry in self.disk.list(&self.layout.snapshots_dir())? {
+            let id = entry.text().and_then(|name| name.parse::<SnapshotId>().ok());
+            match id.filter(|_| entry.kind == EntryKind::Directory) {
+                Some(id) => drop(self.snapshot(id).map(|stored| found.insert(id, stored))),
+                None => tracing::warn!(name = ?entry.name, "not the directory of a snapshot, left alone"),
+            }
+        }
+        Ok(found)
+    }
+
+    /// `None` for a snapshot that volumemgr has not recorded, which is rightly so until all volumes are cut.
+    fn snapshot(&self, id: SnapshotId) -> Option<Stored> {
+        let path = self.layout.volumes_snapshot_status_file(&id);
+        match record::load::<VolumesSnapshotStatus>(self.disk, &path) {
+            Ok(status) if status.snapshot == id => Some(Stored::Whole(self.with_generations(status))),
+            Ok(status) => {
+                Some(self.damaged(id, format!("{} is the record of {}", path.display(), status.snapshot)))
+            }
+            Err(RecordError::NotFound { .. }) if !self.was_cut(id) => None,
+            Err(error) => Some(self.damaged(id, error_chain(&error))),
+        }
+    }
+
+    /// zedmanager records the time of the cut only after volumemgr has recorded the cut.
+    fn was_cut(&self, id: SnapshotId) -> bool {
+        let path = self.layout.snapshot_instance_status_file(&id);
+        record::load::<SnapshotInstanceStatus>(self.disk, &path)
+            .is_ok_and(|instance| instance.time_created.is_some())
+    }
+
+    fn damaged(&self, id: SnapshotId, reason: String) -> Stored {
+        tracing::warn!(snapshot = %id, reason, "the record of a snapshot is damaged");
+        Stored::Damaged { reason, app: self.app_of(id), remains: self.remains(id) }
+    }
+
+    /// Whose it is, from whatever of the snapshot's files still tells it.
+    fn app_of(&self, id: SnapshotId) -> Option<AppId> {
+        let field = |path: &Path, name: &str| -> Option<AppId> {
+            let value: serde_json::Value = serde_json::from_slice(&self.disk.read(path).ok()?).ok()?;
+            value.get(name)?.as_str()?.parse().ok()
+        };
+        field(&self.layout.volumes_snapshot_status_file(&id), "AppUUID")
+            .or_else(|| field(&self.layout.snapshot_instance_status_file(&id), "AppInstanceID"))
+    }
+
+    /// Without a record, a snapshot is found on storage by its id in our names.
+    fn remains(&self, id: SnapshotId) -> BTreeMap<VolumeId, RecordedMeta> {
+        let mut remains = BTreeMap::new();
+        for row in self.made() {
+            if let Some(name) = self.names(row).into_iter().find(|name| is_of(name, id)) {
+                remains.insert(row.config.key.volume, meta(row, name));
+            }
+        }
+        remains
+    }
+
+    /// EVE's record names no generation: it is the one whose volume has the snapshot.
+    fn with_generations(&self, mut status: VolumesSnapshotStatus) -> VolumesSnapshotStatus {
+        for (volume, entry) in &mut status.meta {
+            if let VolumeSnapshotMeta::Eve(name) = entry {
+                let mut holders = self
+                    .made()
+                    .filter(|row| row.config.key.volume == *volume && self.names(row).contains(name));
+                if let (Some(row), None) = (holders.next(), holders.next()) {
+                    *entry = VolumeSnapshotMeta::Recorded(meta(row, name.clone()));
+                }
+            }
+        }
+        status
+    }
+
+    fn made(&self) -> impl Iterator<Item = &VolumeRecord> {
+        self.records.iter().filter(|row| row.stage == VolumeStage::Created)
+    }
+
+    /// A volume that cannot be asked has none; its own check will say what is wrong with it.
+    fn names(&self, row: &VolumeRecord) -> Vec<String> {
+        let path = Path::new(&row.file_location);
+        let listed = self
+            .registry
+            .handler_for(path, row.format)
+            .and_then(|handler| handler.list_snapshots(path))
+            .inspect_err(
+                |error| tracing::warn!(volume = %row.config.key, error = error_chain(error), "no list"),
+            );
+        listed.into_iter().flatten().map(|found| found.name).collect()
+    }
+
+    fn strays(&self) -> io::Result<BTreeMap<VolumeKey, Stray>> {
+        let known: BTreeSet<&str> = self.records.iter().map(|row| row.file_location.as_str()).collect();
+        let mut strays = BTreeMap::new();
+        for encrypted in [true, false] {
+            let directory = self.layout.volumes_dir(encrypted);
+            crashsafe::sweep_temporaries(self.disk, &directory)?;
+            for found in self.registry.inventory(&directory).map_err(io::Error::other)? {
+                let file_location = found.location.display().to_string();
+                if found.unfinished || known.contains(file_location.as_str()) {
+                    continue;
+                }
+                tracing::warn!(file = file_location, "a volume file that no row knows, left alone");
+                if let Some(key) = key_of(&found.location) {
+                    strays.insert(key, Stray { file_location, format: found.format });
+                }
+            }
+        }
+        Ok(strays)
+    }
+
+    fn downloads(&self) -> io::Result<BTreeSet<ContentTreeId>> {
+        let entries = self.disk.list(&self.layout.downloads_dir())?;
+        Ok(entries.iter().filter_map(|entry| download::content_tree_of(entry.text()?)).collect())
+    }
+}
+
+/// True if this node chose the name for this snapshot.
+pub fn is_of(name: &str, snapshot: SnapshotId) -> bool {
+    SnapshotName::parse(name).is_ok_and(|name| name.is_ours()) && name.contains(&snapshot.to_string())
+}
+
+fn meta(row: &VolumeRecord, storage_name: String) -> RecordedMeta {
+    RecordedMeta {
+        handler: row.handler.clone(),
+        generation: row.config.key.generation,
+        storage_name,
+        size_bytes: 0,
+    }
+}
+
+/// `<VolumeID>#<generation>.<format>`
+fn key_of(location: &Path) -> Option<VolumeKey> {
+    let (volume, generation) = location.file_stem()?.to_str()?.split_once('#')?;
+    Some(VolumeKey { volume: volume.parse().ok()?, generation: Generation(generation.parse().ok()?) })
+}
