@@ -1,12 +1,377 @@
-//! volumemgr owns volumes and their snapshots: its decisions as plain functions, and its downloads.
+//! volumemgr owns volumes and their snapshots. It is the only caller of volume handlers.
+//!
+//! ```text
+//!   VolumeConfig, ContentTreeConfig, ─┐                       ┌─▶ VolumeStatus, VolumeRefStatus
+//!     DatastoreConfig                 │   ┌───────────────┐   ├─▶ VolumesSnapshotStatus
+//!   VolumeRefConfig ──────────────────┼──▶│    settle     │───┼─▶ SnapshotPreflightStatus
+//!   VolumesSnapshotConfig ────────────┤   └───▲───────┬───┘   ├─▶ VolumeRecord, SnapshotIntent (rows)
+//!   SnapshotPreflightConfig ──────────┘       └─ jobs ┘       └─▶ snapshots/<id>/volumesSnapshotStatus.json
+//! ```
+//!
+//! Level-triggered: an event only notes what is new, then everything is settled: each snapshot and each volume is
+//! compared with what is wanted, and the next thing is done. The rows say how far each is; after a restart the same
+//! code goes on from them, once the inventory of disk and storage is taken.
+//!
+//! ```text
+//!   steps.rs    an intent's next step          volumes.rs    fates carried out      jobs.rs       slow work
+//!   request.rs  what a request comes to        contents.rs   downloads              download.rs, fetcher.rs
+//!   fate.rs     what becomes of a volume       snapshots.rs  intents carried out    inventory.rs  the start
+//!   holds.rs    who keeps a volume alive       preflight.rs  questions              report.rs     what others see
+//! ```
+//!
+//! Deliberately absent: any opinion on when a guest may be stopped or a snapshot taken (zedmanager's), and any
+//! memory that is neither in a row, in a record, nor on the bus, but for what a job said last.
 
+mod contents;
 pub mod download;
 pub mod fate;
 pub mod fetcher;
 pub mod holds;
 pub mod inventory;
+pub mod jobs;
 pub mod plan;
+mod preflight;
+mod report;
 pub mod request;
 pub mod retry;
+mod snapshots;
 pub mod steps;
 pub mod testing;
+#[cfg(test)]
+mod tests;
+mod volumes;
+
+use std::collections::BTreeMap;
+
+use holdfast_persist::PersistLayout;
+use holdfast_pubsub::{Change, Topic};
+use holdfast_types::{
+    ContentTreeConfig, ContentTreeId, DatastoreConfig, DatastoreId, OperationNumber, SnapshotId,
+    SnapshotIntent, SnapshotPreflightConfig, SnapshotPreflightStatus, VolumeConfig, VolumeId, VolumeKey,
+    VolumeRecord, VolumeRefConfig, VolumeRefKey, VolumeRefStatus, VolumeStage, VolumeStatus,
+    VolumesSnapshotConfig, VolumesSnapshotStatus,
+};
+use holdfast_volumehandlers::{SnapshotMeta, VolumeFacts};
+
+use crate::runtime::{Agent, Ctx, JobContext, Lane, NodeMode, TimerKey, Wiring};
+
+use contents::ContentState;
+use download::Fetched;
+use inventory::{Inventory, Stray};
+pub use jobs::Env;
+use jobs::VolumeJob;
+use retry::Failure;
+use snapshots::SnapshotState;
+use steps::VolumeStep;
+use volumes::VolumeState;
+
+/// What volumemgr hears: its topics, the ends of its jobs, its timers.
+#[derive(Debug)]
+pub enum Event {
+    Volume(Change<VolumeConfig>),
+    ContentTree(Change<ContentTreeConfig>),
+    Datastore(Change<DatastoreConfig>),
+    Reference(Change<VolumeRefConfig>),
+    Request(Change<VolumesSnapshotConfig>),
+    Question(Change<SnapshotPreflightConfig>),
+    ModeChanged,
+    TryAgain(Again),
+    InventoryTaken(Result<Inventory, Failure>),
+    FetchProgress {
+        content_tree: ContentTreeId,
+        progress: download::Progress,
+    },
+    Fetched {
+        content_tree: ContentTreeId,
+        result: Result<Fetched, Failure>,
+    },
+    DownloadRemoved {
+        content_tree: ContentTreeId,
+        result: Result<(), Failure>,
+    },
+    Checked {
+        key: VolumeKey,
+        result: Result<VolumeFacts, Failure>,
+    },
+    MakeProgress {
+        key: VolumeKey,
+        percent: u8,
+    },
+    Made {
+        key: VolumeKey,
+        result: Result<VolumeFacts, Failure>,
+    },
+    Destroyed {
+        key: VolumeKey,
+        result: Result<(), Failure>,
+    },
+    Stepped {
+        snapshot: SnapshotId,
+        operation: OperationNumber,
+        step: VolumeStep,
+        volume: VolumeId,
+        result: Result<Option<SnapshotMeta>, Failure>,
+    },
+    Preflighted {
+        question: SnapshotPreflightConfig,
+        refusals: BTreeMap<VolumeId, String>,
+    },
+}
+
+/// What is tried again when its delay is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Again {
+    Inventory,
+    Content(ContentTreeId),
+    Volume(VolumeKey),
+    Step(SnapshotId, VolumeId),
+}
+
+/// The last value of every row it reads, and which sets are known to be complete.
+#[derive(Debug, Default)]
+struct Inputs {
+    volumes: BTreeMap<VolumeKey, VolumeConfig>,
+    content_trees: BTreeMap<ContentTreeId, ContentTreeConfig>,
+    datastores: BTreeMap<DatastoreId, DatastoreConfig>,
+    references: BTreeMap<VolumeRefKey, VolumeRefConfig>,
+    requests: BTreeMap<SnapshotId, VolumesSnapshotConfig>,
+    questions: BTreeMap<SnapshotId, SnapshotPreflightConfig>,
+    volumes_complete: bool,
+    contents_complete: bool,
+    references_complete: bool,
+    requests_complete: bool,
+}
+
+/// The agent.
+#[derive(Debug)]
+pub struct Volumemgr {
+    layout: PersistLayout,
+    inputs: Inputs,
+    /// Nothing is decided before it is taken.
+    inventory_taken: bool,
+    inventory_tries: u32,
+    strays: BTreeMap<VolumeKey, Stray>,
+    volumes: BTreeMap<VolumeKey, VolumeState>,
+    contents: BTreeMap<ContentTreeId, ContentState>,
+    snapshots: BTreeMap<SnapshotId, SnapshotState>,
+}
+
+impl Volumemgr {
+    pub fn new(layout: PersistLayout) -> Self {
+        Volumemgr {
+            layout,
+            inputs: Inputs::default(),
+            inventory_taken: false,
+            inventory_tries: 0,
+            strays: BTreeMap::new(),
+            volumes: BTreeMap::new(),
+            contents: BTreeMap::new(),
+            snapshots: BTreeMap::new(),
+        }
+    }
+}
+
+impl Agent for Volumemgr {
+    const NAME: &'static str = "volumemgr";
+    type Event = Event;
+    type Job = VolumeJob;
+    type Env = Env;
+
+    fn wire(wiring: &mut Wiring<Self>) {
+        wiring.reads::<VolumeConfig>(Event::Volume);
+        wiring.reads::<ContentTreeConfig>(Event::ContentTree);
+        wiring.reads::<DatastoreConfig>(Event::Datastore);
+        wiring.reads::<VolumeRefConfig>(Event::Reference);
+        wiring.reads::<VolumesSnapshotConfig>(Event::Request);
+        wiring.reads::<SnapshotPreflightConfig>(Event::Question);
+        wiring.owns::<VolumeStatus>();
+        wiring.owns::<VolumeRefStatus>();
+        wiring.owns::<VolumesSnapshotStatus>();
+        wiring.owns::<SnapshotPreflightStatus>();
+        wiring.owns::<VolumeRecord>();
+        wiring.owns::<SnapshotIntent>();
+    }
+
+    fn start(&mut self, cx: &mut Ctx<Self>) {
+        for damaged in cx.damaged_rows() {
+            tracing::error!(topic = damaged.topic, key = damaged.key, reason = damaged.reason, "damaged row");
+        }
+        for row in cx.rows::<VolumeRecord>() {
+            let remains = row.stage == VolumeStage::Creating;
+            self.volumes.insert(row.config.key, VolumeState::from_before(remains));
+        }
+        for row in cx.rows::<SnapshotIntent>() {
+            self.snapshots.insert(row.snapshot, SnapshotState::from_before());
+        }
+        self.take_inventory(cx);
+    }
+
+    fn lane(event: &Event) -> Lane {
+        match event {
+            Event::Checked { key, .. }
+            | Event::MakeProgress { key, .. }
+            | Event::Made { key, .. }
+            | Event::Destroyed { key, .. } => Lane::object(key),
+            Event::Stepped { snapshot, .. } => Lane::object(snapshot),
+            _ => Lane::Agent,
+        }
+    }
+
+    fn handle(&mut self, event: Event, cx: &mut Ctx<Self>) {
+        let is_start = matches!(event, Event::InventoryTaken(Ok(_)));
+        self.note(event, cx);
+        if !self.inventory_taken {
+            return;
+        }
+        self.settle(cx);
+        if is_start {
+            cx.signal_restarted::<VolumeStatus>();
+            cx.signal_restarted::<VolumeRefStatus>();
+            cx.signal_restarted::<VolumesSnapshotStatus>();
+        }
+    }
+
+    fn run_job(job: VolumeJob, env: &Env, cx: &JobContext<Event>) -> Event {
+        jobs::run(job, env, cx)
+    }
+
+    fn mode_changed(_mode: &NodeMode) -> Option<Event> {
+        Some(Event::ModeChanged)
+    }
+}
+
+impl Volumemgr {
+    /// Snapshots before volumes: what a finished intent holds no longer may go in the same step.
+    fn settle(&mut self, cx: &mut Ctx<Self>) {
+        self.settle_snapshots(cx);
+        self.settle_volumes(cx);
+        self.settle_contents(cx);
+        self.settle_questions(cx);
+        self.publish_statuses(cx);
+    }
+
+    /// Remembers what the event says; decides nothing.
+    fn note(&mut self, event: Event, cx: &mut Ctx<Self>) {
+        let inputs = &mut self.inputs;
+        match event {
+            Event::Volume(change) => {
+                inputs.volumes_complete |= matches!(change, Change::Restarted(_));
+                if let Some(key) = keep(&mut inputs.volumes, change) {
+                    self.forgive_volume(&key, cx);
+                }
+            }
+            Event::ContentTree(change) => {
+                inputs.contents_complete |= matches!(change, Change::Restarted(_));
+                if keep(&mut inputs.content_trees, change).is_some() {
+                    self.forgive_contents(cx);
+                }
+            }
+            Event::Datastore(change) => {
+                if keep(&mut inputs.datastores, change).is_some() {
+                    self.forgive_contents(cx);
+                }
+            }
+            Event::Reference(change) => {
+                inputs.references_complete |= matches!(change, Change::Restarted(_));
+                keep(&mut inputs.references, change);
+            }
+            Event::Request(change) => {
+                inputs.requests_complete |= matches!(change, Change::Restarted(_));
+                keep(&mut inputs.requests, change);
+            }
+            Event::Question(change) => drop(keep(&mut inputs.questions, change)),
+            Event::ModeChanged => {}
+            Event::TryAgain(again) => self.try_again(again, cx),
+            Event::InventoryTaken(result) => self.inventory_taken(result, cx),
+            Event::FetchProgress { content_tree, progress } => self.fetch_progressed(content_tree, progress),
+            Event::Fetched { content_tree, result } => self.fetched(content_tree, result, cx),
+            Event::DownloadRemoved { content_tree, result } => self.download_removed(content_tree, result),
+            Event::Checked { key, result } => self.checked(key, result, cx),
+            Event::MakeProgress { key, percent } => self.make_progressed(key, percent),
+            Event::Made { key, result } => self.made(key, result, cx),
+            Event::Destroyed { key, result } => self.destroyed(key, result, cx),
+            Event::Stepped { snapshot, operation, step, volume, result } => {
+                self.stepped(snapshot, operation, step, volume, result, cx);
+            }
+            Event::Preflighted { question, refusals } => self.preflighted(question, refusals, cx),
+        }
+    }
+
+    fn try_again(&mut self, again: Again, cx: &mut Ctx<Self>) {
+        match again {
+            Again::Inventory => self.take_inventory(cx),
+            Again::Content(tree) => self.content_due(tree),
+            Again::Volume(key) => self.volume_due(key),
+            Again::Step(snapshot, volume) => self.step_due(snapshot, volume),
+        }
+    }
+
+    fn take_inventory(&mut self, cx: &mut Ctx<Self>) {
+        let records = cx.rows::<VolumeRecord>().iter().map(|row| (**row).clone()).collect();
+        cx.job(VolumeJob::TakeInventory { records });
+    }
+
+    fn inventory_taken(&mut self, result: Result<Inventory, Failure>, cx: &mut Ctx<Self>) {
+        match result {
+            Ok(Inventory { snapshots, strays, downloads }) => {
+                self.inventory_taken = true;
+                self.strays = strays;
+                self.contents.extend(downloads.into_iter().map(|tree| (tree, ContentState::Leftover)));
+                self.snapshots_found(snapshots, cx);
+            }
+            Err(failure) => {
+                tracing::error!(error = failure.summary, "volumemgr cannot look at what is stored");
+                self.inventory_tries += 1;
+                again_after(cx, Again::Inventory, self.inventory_tries);
+            }
+        }
+    }
+
+    /// Everyone who could want a volume or a snapshot has said so: only now may anything go.
+    fn everybody_has_spoken(&self) -> bool {
+        let inputs = &self.inputs;
+        self.inventory_taken
+            && inputs.volumes_complete
+            && inputs.references_complete
+            && inputs.requests_complete
+    }
+}
+
+/// Nothing is made, changed or removed on a node that came up read-only.
+fn may_change(cx: &Ctx<Volumemgr>) -> bool {
+    !matches!(cx.mode(), NodeMode::ReadOnly { .. })
+}
+
+fn again_after(cx: &mut Ctx<Volumemgr>, again: Again, tries: u32) {
+    cx.timer(timer_key(&again), retry::delay(tries), Event::TryAgain(again));
+}
+
+fn no_more_tries(cx: &mut Ctx<Volumemgr>, again: Again) {
+    cx.cancel_timer(&timer_key(&again));
+}
+
+fn timer_key(again: &Again) -> TimerKey {
+    match again {
+        Again::Inventory => TimerKey::new("inventory"),
+        Again::Content(tree) => TimerKey::new(format_args!("content {tree}")),
+        Again::Volume(key) => TimerKey::new(format_args!("volume {key}")),
+        Again::Step(snapshot, volume) => TimerKey::new(format_args!("step {snapshot} {volume}")),
+    }
+}
+
+/// Takes the change into the map; the key of a row that changed.
+fn keep<T: Topic>(rows: &mut BTreeMap<T::Key, T>, change: Change<T>) -> Option<T::Key> {
+    match change {
+        Change::Created(new) | Change::Modified { new, .. } => {
+            let key = new.key();
+            rows.insert(key.clone(), (*new).clone());
+            Some(key)
+        }
+        Change::Deleted(last) => {
+            let key = last.key();
+            rows.remove(&key);
+            Some(key)
+        }
+        Change::Synced | Change::Restarted(_) => None,
+    }
+}

@@ -1,0 +1,144 @@
+//! zedmanager's questions before it stops a guest: would all volumes take part? ([003] B3, C1) Touches nothing.
+//!
+//! What rows and records tell is refused here; the rest is asked of the handlers, by one job for all volumes. A
+//! refusal names every volume that refuses.
+
+use std::collections::BTreeMap;
+
+use holdfast_types::{
+    EntityKind, ErrorReport, SnapshotAction, SnapshotPreflightConfig, SnapshotPreflightStatus, VolumeId,
+    VolumeKey,
+};
+
+use crate::runtime::Ctx;
+
+use super::Volumemgr;
+use super::jobs::{Asked, Place, PreflightOrder, VolumeJob};
+use super::request::{Stored, is_read_only, made, resolved};
+use super::volumes::Rows;
+
+impl Volumemgr {
+    pub(super) fn settle_questions(&mut self, cx: &mut Ctx<Self>) {
+        for status in cx.rows::<SnapshotPreflightStatus>() {
+            if !self.inputs.questions.contains_key(&status.snapshot) {
+                cx.unpublish::<SnapshotPreflightStatus>(&status.snapshot);
+            }
+        }
+        let questions: Vec<SnapshotPreflightConfig> = self.inputs.questions.values().cloned().collect();
+        for question in questions {
+            let answered = cx.get::<SnapshotPreflightStatus>(&question.snapshot);
+            if answered.is_none_or(|status| status.operation != question.operation) {
+                self.ask(question, cx);
+            }
+        }
+    }
+
+    /// The same job is not started twice, so asking again while it runs is harmless.
+    fn ask(&mut self, question: SnapshotPreflightConfig, cx: &mut Ctx<Self>) {
+        match self.volumes_asked_about(&question, cx) {
+            Ok(order) if order.volumes.is_empty() => self.preflighted(question, order.refusals, cx),
+            Ok(order) => cx.job(VolumeJob::Preflight(order)),
+            Err(reason) => {
+                let refusal = ErrorReport::new(reason, cx.now()).about(EntityKind::AppInstance, question.app);
+                publish(&question, Some(refusal), cx);
+            }
+        }
+    }
+
+    fn volumes_asked_about(
+        &self,
+        question: &SnapshotPreflightConfig,
+        cx: &Ctx<Self>,
+    ) -> Result<PreflightOrder, String> {
+        let asked = match question.action {
+            SnapshotAction::Rollback => self.asked_for_rollback(question, cx)?,
+            _ => question.volumes.iter().map(|key| (*key, Asked::Create)).collect(),
+        };
+        let mut order =
+            PreflightOrder { question: question.clone(), volumes: Vec::new(), refusals: BTreeMap::new() };
+        for (key, asked) in asked {
+            match made(&key, &Rows(cx)) {
+                Ok(record) if is_read_only(&record) => {
+                    order.volumes.push((Place::of(&record), Asked::Present));
+                }
+                Ok(record) => order.volumes.push((Place::of(&record), asked)),
+                Err(reason) => drop(order.refusals.insert(key.volume, reason)),
+            }
+        }
+        Ok(order)
+    }
+
+    fn asked_for_rollback(
+        &self,
+        question: &SnapshotPreflightConfig,
+        cx: &Ctx<Self>,
+    ) -> Result<Vec<(VolumeKey, Asked)>, String> {
+        let snapshot = question.snapshot;
+        let record = match self.snapshots.get(&snapshot).map(|state| &state.stored) {
+            Some(Stored::Whole(record)) if record.app == question.app => record,
+            Some(Stored::Whole(record)) => {
+                return Err(format!("snapshot {snapshot} belongs to application {}", record.app));
+            }
+            Some(Stored::Damaged { reason, .. }) => {
+                return Err(format!("snapshot {snapshot} is damaged: {reason}"));
+            }
+            Some(Stored::Nothing) | None => {
+                return Err(format!("snapshot {snapshot} is not known to storage"));
+            }
+        };
+        let volumes = resolved(record, &question.volumes, &Rows(cx));
+        if let Some(lost) = record.meta.keys().find(|volume| !volumes.contains_key(volume)) {
+            return Err(format!("volume {lost} of snapshot {snapshot} is missing"));
+        }
+        let ask = |(volume, meta): (VolumeId, holdfast_types::RecordedMeta)| {
+            let key = VolumeKey { volume, generation: meta.generation };
+            (key, Asked::Rollback { storage_name: meta.storage_name })
+        };
+        Ok(volumes.into_iter().map(ask).collect())
+    }
+
+    pub(super) fn preflighted(
+        &mut self,
+        question: SnapshotPreflightConfig,
+        refusals: BTreeMap<VolumeId, String>,
+        cx: &mut Ctx<Self>,
+    ) {
+        if self.inputs.questions.get(&question.snapshot) != Some(&question) {
+            return;
+        }
+        let refusal = refusal(&question, &refusals, cx);
+        if let Some(refusal) = &refusal {
+            tracing::info!(snapshot = %question.snapshot, refusal = refusal.summary, "pre-flight refused");
+        }
+        publish(&question, refusal, cx);
+    }
+}
+
+fn refusal(
+    question: &SnapshotPreflightConfig,
+    refusals: &BTreeMap<VolumeId, String>,
+    cx: &Ctx<Volumemgr>,
+) -> Option<ErrorReport> {
+    if refusals.is_empty() {
+        return None;
+    }
+    let what = match question.action {
+        SnapshotAction::Rollback => "rolled back",
+        _ => "snapshotted",
+    };
+    let reasons: Vec<&str> = refusals.values().map(String::as_str).collect();
+    let summary = format!("{} cannot be {what}: {}", count(refusals.len()), reasons.join("; "));
+    let report = ErrorReport::new(summary, cx.now())
+        .about(EntityKind::AppInstance, question.app)
+        .retry("can be asked for again when the cause is removed");
+    Some(refusals.keys().fold(report, |report, volume| report.about(EntityKind::Volume, volume)))
+}
+
+fn count(volumes: usize) -> String {
+    if volumes == 1 { "1 volume".into() } else { format!("{volumes} volumes") }
+}
+
+fn publish(question: &SnapshotPreflightConfig, refusal: Option<ErrorReport>, cx: &mut Ctx<Volumemgr>) {
+    let SnapshotPreflightConfig { snapshot, app, operation, .. } = *question;
+    cx.publish(SnapshotPreflightStatus { snapshot, app, operation, refusal });
+}

@@ -1,0 +1,177 @@
+//! What others see of volumes: `VolumeStatus` for every known volume, `VolumeRefStatus` for every reference.
+//!
+//! Composed anew after each event from rows and what jobs said; publishing an equal value is silent.
+
+use std::collections::BTreeSet;
+
+use holdfast_types::{
+    ContentTreeId, EntityKind, ErrorReport, IntentStage, SnapshotAction, SnapshotIntent, SwState, VolumeKey,
+    VolumeRecord, VolumeRefKey, VolumeRefStatus, VolumeStage, VolumeStatus,
+};
+
+use crate::runtime::Ctx;
+
+use super::Volumemgr;
+use super::contents::ContentState;
+use super::download::Progress as DownloadProgress;
+use super::fate::{Fate, fate};
+use super::holds::Holds;
+use super::plan;
+use super::steps::Progress;
+use super::volumes::{Doing, VolumeState, Work};
+
+impl Volumemgr {
+    pub(super) fn publish_statuses(&mut self, cx: &mut Ctx<Self>) {
+        let holds = self.holds(cx);
+        let known = self.known_volumes(&holds, cx);
+        for key in &known {
+            let status = self.volume_status(*key, &holds, cx);
+            cx.publish(status);
+        }
+        for status in cx.rows::<VolumeStatus>() {
+            if !known.contains(&status.key) {
+                cx.unpublish::<VolumeStatus>(&status.key);
+            }
+        }
+        self.publish_references(cx);
+    }
+
+    fn publish_references(&mut self, cx: &mut Ctx<Self>) {
+        let references: BTreeSet<VolumeRefKey> = self.inputs.references.keys().copied().collect();
+        for key in &references {
+            if let Some(volume) = cx.get::<VolumeStatus>(&key.volume) {
+                cx.publish(reference_status(*key, &volume));
+            }
+        }
+        for status in cx.rows::<VolumeRefStatus>() {
+            if !references.contains(&status.key) {
+                cx.unpublish::<VolumeRefStatus>(&status.key);
+            }
+        }
+    }
+
+    fn volume_status(&self, key: VolumeKey, holds: &Holds, cx: &Ctx<Self>) -> VolumeStatus {
+        let row = cx.get::<VolumeRecord>(&key);
+        let row = row.as_deref();
+        let listed = self.inputs.volumes.get(&key);
+        let config = listed.or(row.map(|row| &row.config));
+        let state = self.volumes.get(&key);
+        let facts = state.and_then(|state| state.facts);
+        let (stage, progress) = self.stage(row, state);
+        VolumeStatus {
+            key,
+            display_name: config.map(|config| config.display_name.clone()).unwrap_or_default(),
+            state: stage,
+            progress,
+            format: row.map(|row| row.format),
+            read_only: config.is_some_and(|config| config.read_only),
+            size_bytes: facts
+                .map(|facts| facts.virtual_size_bytes)
+                .or(row.map(|row| row.size_bytes))
+                .unwrap_or_default(),
+            allocated_bytes: facts.map(|facts| facts.allocated_bytes).unwrap_or_default(),
+            file_location: row.map(|row| row.file_location.clone()).unwrap_or_default(),
+            used_by: holds.users(&key),
+            held_by: holds.holders(&key),
+            error: self.error(key, holds, row, state, cx),
+        }
+    }
+
+    /// The state and the per cent of the step under way.
+    fn stage(&self, row: Option<&VolumeRecord>, state: Option<&VolumeState>) -> (SwState, u8) {
+        let Some(row) = row else { return (SwState::Initial, 0) };
+        let checked = state.is_some_and(|state| state.facts.is_some());
+        match row.stage {
+            VolumeStage::Created if checked => (SwState::CreatedVolume, 100),
+            // Not yet looked at in this process: it may be missing or damaged.
+            VolumeStage::Created | VolumeStage::Destroying => (SwState::Initial, 0),
+            VolumeStage::Creating => {
+                let making = state.filter(|state| state.work == Work::Doing(Doing::Creating));
+                match (making, plan::content_tree_of(&row.config)) {
+                    (Some(state), _) => (SwState::CreatingVolume, state.percent),
+                    (None, Some(tree)) => self.download_stage(&tree),
+                    (None, None) => (SwState::Initial, 0),
+                }
+            }
+        }
+    }
+
+    fn download_stage(&self, tree: &ContentTreeId) -> (SwState, u8) {
+        match self.contents.get(tree) {
+            Some(ContentState::Fetching { progress, .. }) => match progress {
+                DownloadProgress::Fetching { percent } => (SwState::DownloadStarted, *percent),
+                DownloadProgress::Verifying { percent } => (SwState::Verifying, *percent),
+            },
+            Some(ContentState::Ready(_)) => (SwState::Verified, 100),
+            _ => (SwState::Initial, 0),
+        }
+    }
+
+    fn error(
+        &self,
+        key: VolumeKey,
+        holds: &Holds,
+        row: Option<&VolumeRecord>,
+        state: Option<&VolumeState>,
+        cx: &Ctx<Self>,
+    ) -> Option<ErrorReport> {
+        self.half_reverted(&key, cx)
+            .or_else(|| state.and_then(VolumeState::trouble).cloned())
+            .or_else(|| self.content_error(key, row?))
+            .or_else(|| self.unknown(key, holds, cx))
+    }
+
+    /// A volume that cannot be put back after a failed rollback: nobody may start a guest on it.
+    fn half_reverted(&self, key: &VolumeKey, cx: &Ctx<Self>) -> Option<ErrorReport> {
+        cx.rows::<SnapshotIntent>().iter().find_map(|intent| {
+            let undoing = intent.action == SnapshotAction::Rollback && intent.stage == IntentStage::Undoing;
+            let meta = intent.volumes.get(&key.volume).filter(|meta| meta.generation == key.generation);
+            match self.snapshots.get(&intent.snapshot)?.progress.get(&key.volume)? {
+                Progress::Failed { error, .. } if undoing && meta.is_some() => Some(ErrorReport {
+                    summary: format!("volume {key} cannot be put back: {}", error.summary),
+                    retry_condition: "tried again with growing delay".into(),
+                    ..error.clone()
+                }),
+                _ => None,
+            }
+        })
+    }
+
+    fn content_error(&self, key: VolumeKey, row: &VolumeRecord) -> Option<ErrorReport> {
+        let tree = plan::content_tree_of(&row.config).filter(|_| row.stage == VolumeStage::Creating)?;
+        match self.contents.get(&tree) {
+            Some(ContentState::Failed(trouble)) => {
+                Some(trouble.error.clone().about(EntityKind::Volume, key.volume))
+            }
+            _ => None,
+        }
+    }
+
+    fn unknown(&self, key: VolumeKey, holds: &Holds, cx: &Ctx<Self>) -> Option<ErrorReport> {
+        // The time of an error must not change with every look: the last one is kept.
+        let known_since = || {
+            let last = cx.get::<VolumeStatus>(&key).and_then(|status| status.error.clone());
+            last.map_or_else(|| cx.now(), |error| error.time)
+        };
+        let reason = match fate(&self.situation(&key, holds, cx)) {
+            Fate::Unknown => format!("volume {key} is not known: the controller never configured it"),
+            Fate::Nothing if holds.is_held(&key) && self.everybody_has_spoken() => {
+                format!("volume {key} is lost, and snapshots of it with it")
+            }
+            _ => return None,
+        };
+        Some(ErrorReport::new(reason, known_since()).about(EntityKind::Volume, key.volume))
+    }
+}
+
+fn reference_status(key: VolumeRefKey, volume: &VolumeStatus) -> VolumeRefStatus {
+    VolumeRefStatus {
+        key,
+        state: volume.state,
+        progress: volume.progress,
+        file_location: volume.file_location.clone(),
+        format: volume.format,
+        read_only: volume.read_only,
+        error: volume.error.clone(),
+    }
+}

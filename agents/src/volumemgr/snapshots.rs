@@ -1,0 +1,515 @@
+//! Snapshots: requests and intents carried out.
+//!
+//! ```text
+//!   VolumesSnapshotConfig ── judged (request.rs) ──▶ intent row ── driven (steps.rs) ──▶ record, row gone, status
+//!   un-published ─────────────────────────────────▶ intent row ── driven ─────────────▶ row gone, status gone
+//! ```
+//!
+//! The intent is durable before the first job of it starts, and every stage before the jobs of that stage. The
+//! record `volumesSnapshotStatus.json` is durable before the intent goes, and both before anybody is told.
+
+use std::collections::BTreeMap;
+
+use holdfast_persist::record;
+use holdfast_types::{
+    AppId, EntityKind, ErrorReport, IntentStage, OperationNumber, RecordedMeta, SnapshotAction, SnapshotId,
+    SnapshotIntent, Timestamp, VolumeId, VolumeKey, VolumeRecord, VolumeSnapshotMeta, VolumeStage,
+    VolumesSnapshotConfig, VolumesSnapshotStatus,
+};
+use holdfast_volumehandlers::SnapshotMeta;
+
+use crate::runtime::{Ctx, NodeMode};
+
+use super::jobs::{Place, StepOrder, VolumeJob};
+use super::request::{Stored, Verdict, deletion, judge};
+use super::retry::Failure;
+use super::steps::{self, Next, Progress, VolumeStep};
+use super::volumes::Rows;
+use super::{Again, Volumemgr, again_after, may_change, no_more_tries};
+
+/// An intent has few stages; who goes through more in one event goes in a circle.
+const STEPS_AT_MOST: usize = 32;
+
+/// What is known of a snapshot beside its intent.
+#[derive(Debug, Clone, Default)]
+pub(super) struct SnapshotState {
+    pub(super) stored: Stored,
+    /// The last answer that is not simply what is stored.
+    last_answer: Option<VolumesSnapshotStatus>,
+    /// What the volumes said in the intent's stage.
+    pub(super) progress: BTreeMap<VolumeId, Progress>,
+    tries: BTreeMap<VolumeId, u32>,
+    cut: BTreeMap<VolumeId, SnapshotMeta>,
+    /// The intent is answered, and only tidying is left of it.
+    answered: bool,
+    /// The intent comes from an earlier process: a crash may have interrupted its steps.
+    redo: bool,
+}
+
+impl SnapshotState {
+    pub(super) fn from_before() -> Self {
+        SnapshotState { redo: true, ..Self::default() }
+    }
+
+    fn enter_stage(&mut self) {
+        self.progress.clear();
+        self.tries.clear();
+    }
+
+    fn begin(&mut self) {
+        self.enter_stage();
+        self.cut.clear();
+        self.answered = false;
+        self.redo = false;
+    }
+}
+
+impl Volumemgr {
+    /// The inventory's findings are published as they are: what was made when, and what is damaged and why.
+    pub(super) fn snapshots_found(&mut self, found: BTreeMap<SnapshotId, Stored>, cx: &mut Ctx<Self>) {
+        for (snapshot, stored) in found {
+            if let Some(status) = status_of(snapshot, &stored, cx.now()) {
+                cx.publish(status);
+            }
+            self.snapshots.entry(snapshot).or_default().stored = stored;
+        }
+    }
+
+    pub(super) fn settle_snapshots(&mut self, cx: &mut Ctx<Self>) {
+        if !may_change(cx) {
+            return;
+        }
+        let known = self.snapshots.keys().chain(self.inputs.requests.keys()).copied();
+        let all: std::collections::BTreeSet<SnapshotId> = known.collect();
+        for snapshot in all {
+            self.settle_snapshot(snapshot, cx);
+        }
+    }
+
+    fn settle_snapshot(&mut self, snapshot: SnapshotId, cx: &mut Ctx<Self>) {
+        for _ in 0..STEPS_AT_MOST {
+            let moved = match cx.get::<SnapshotIntent>(&snapshot) {
+                Some(intent) => self.drive(&intent, cx),
+                None => self.begin(snapshot, cx),
+            };
+            if !moved {
+                return;
+            }
+        }
+        panic!("snapshot {snapshot} does not settle");
+    }
+
+    /// No intent: is there anything to begin? True when something was begun.
+    fn begin(&mut self, snapshot: SnapshotId, cx: &mut Ctx<Self>) -> bool {
+        match self.inputs.requests.get(&snapshot).cloned() {
+            Some(request) => self.answer_or_begin(&request, cx),
+            None if self.inputs.requests_complete => self.delete_or_forget(snapshot, cx),
+            None => false,
+        }
+    }
+
+    fn answer_or_begin(&mut self, request: &VolumesSnapshotConfig, cx: &mut Ctx<Self>) -> bool {
+        let state = self.snapshots.entry(request.snapshot).or_default();
+        let verdict = judge(request, &state.stored, state.last_answer.as_ref(), &Rows(cx), cx.now());
+        match verdict {
+            Verdict::AsRecorded => {
+                if let Stored::Whole(record) = &state.stored {
+                    cx.publish(record.clone());
+                }
+                false
+            }
+            Verdict::AsAnswered => {
+                if let Some(answer) = &state.last_answer {
+                    cx.publish(answer.clone());
+                }
+                false
+            }
+            Verdict::Refuse(reason) => {
+                self.refuse(request, Failure::permanent(reason), cx);
+                false
+            }
+            Verdict::Begin(_) if cx.mode() == NodeMode::NoSpace => {
+                let reason = format!("snapshot {}: no space left on the persist directory", request.snapshot);
+                let retry_condition = Some("can be asked for again when there is space");
+                self.refuse(request, Failure { summary: reason, retry_condition }, cx);
+                false
+            }
+            Verdict::Begin(intent) => {
+                state.begin();
+                tracing::info!(
+                    snapshot = %intent.snapshot, action = ?intent.action, operation = %intent.operation,
+                    volumes = intent.volumes.len(), "snapshot action begins"
+                );
+                cx.publish(intent);
+                true
+            }
+            Verdict::DeleteFirst => {
+                state.begin();
+                let intent = deletion(request.snapshot, &state.stored, None, &Rows(cx), cx.now());
+                tracing::warn!(snapshot = %request.snapshot, "what is left of an earlier making goes first");
+                cx.publish(intent);
+                true
+            }
+        }
+    }
+
+    fn refuse(&mut self, request: &VolumesSnapshotConfig, failure: Failure, cx: &mut Ctx<Self>) {
+        let error = failure.report(cx.now()).about(EntityKind::AppInstance, request.app);
+        tracing::warn!(snapshot = %request.snapshot, error = error.summary, "snapshot request refused");
+        let state = self.snapshots.entry(request.snapshot).or_default();
+        let answer = VolumesSnapshotStatus {
+            result_of: request.action,
+            operation: request.operation,
+            error: Some(error),
+            ..blank(request.snapshot, request.app, &state.stored)
+        };
+        state.last_answer = Some(answer.clone());
+        cx.publish(answer);
+    }
+
+    /// Nobody asks for the snapshot, and everybody who could has spoken ([003] D2).
+    fn delete_or_forget(&mut self, snapshot: SnapshotId, cx: &mut Ctx<Self>) -> bool {
+        let Some(state) = self.snapshots.get_mut(&snapshot) else { return false };
+        if state.stored == Stored::Nothing {
+            self.snapshots.remove(&snapshot);
+            cx.unpublish::<VolumesSnapshotStatus>(&snapshot);
+            return false;
+        }
+        state.begin();
+        let intent = deletion(snapshot, &state.stored, None, &Rows(cx), cx.now());
+        tracing::info!(%snapshot, volumes = intent.volumes.len(), "snapshot deletion begins");
+        cx.publish(intent);
+        true
+    }
+
+    /// One step of an intent; true when there may be another at once.
+    fn drive(&mut self, intent: &SnapshotIntent, cx: &mut Ctx<Self>) -> bool {
+        if self.is_to_be_abandoned(intent) {
+            self.abandon(intent, cx);
+            return true;
+        }
+        let state = self.snapshots.entry(intent.snapshot).or_default();
+        match steps::next(intent, &state.progress) {
+            Next::Start(volumes) => {
+                let started = volumes.iter().filter(|volume| self.start_step(intent, volume, cx)).count();
+                started < volumes.len()
+            }
+            Next::Wait => {
+                self.refuse_behind_answered(intent, cx);
+                false
+            }
+            Next::Enter { stage, failure } => {
+                tracing::info!(snapshot = %intent.snapshot, action = ?intent.action, ?stage, "stage entered");
+                self.cancel_step_timers(intent, cx);
+                self.snapshots.entry(intent.snapshot).or_default().enter_stage();
+                cx.publish(SnapshotIntent { stage, failure, ..intent.clone() });
+                true
+            }
+            Next::Finish => {
+                self.finish(intent, cx);
+                true
+            }
+            Next::Answer { leftover } => {
+                self.answer_early(intent, leftover, cx);
+                self.refuse_behind_answered(intent, cx);
+                false
+            }
+        }
+    }
+
+    /// The application gives the snapshot up in the middle. A rollback is finished first, or put back, unless it
+    /// can be neither ([003] D4): half of it would be left otherwise.
+    fn is_to_be_abandoned(&self, intent: &SnapshotIntent) -> bool {
+        let wanted = self.inputs.requests.contains_key(&intent.snapshot) || !self.inputs.requests_complete;
+        let Some(state) = self.snapshots.get(&intent.snapshot) else { return false };
+        let running = state.progress.values().any(|progress| *progress == Progress::Running);
+        if wanted || running || intent.action == SnapshotAction::Delete {
+            return false;
+        }
+        let stuck = state.tries.values().any(|tries| *tries >= steps::TIDY_TRIES);
+        intent.action == SnapshotAction::Create || state.answered || stuck
+    }
+
+    fn abandon(&mut self, intent: &SnapshotIntent, cx: &mut Ctx<Self>) {
+        tracing::info!(snapshot = %intent.snapshot, action = ?intent.action, "given up: everything of it goes");
+        self.cancel_step_timers(intent, cx);
+        let state = self.snapshots.entry(intent.snapshot).or_default();
+        let deletion = deletion(intent.snapshot, &state.stored, Some(intent), &Rows(cx), cx.now());
+        let redo = state.redo;
+        state.begin();
+        state.redo = redo;
+        cx.publish(deletion);
+    }
+
+    /// False when there is nothing to be done on this volume, or nothing that could be.
+    fn start_step(&mut self, intent: &SnapshotIntent, volume: &VolumeId, cx: &mut Ctx<Self>) -> bool {
+        let step = steps::volume_step(intent);
+        let Some(meta) = intent.volumes.get(volume) else { return false };
+        let key = VolumeKey { volume: *volume, generation: meta.generation };
+        let row = cx.get::<VolumeRecord>(&key).filter(|row| row.stage != VolumeStage::Destroying);
+        let state = self.snapshots.entry(intent.snapshot).or_default();
+        match row {
+            Some(row) => {
+                state.progress.insert(*volume, Progress::Running);
+                cx.job(VolumeJob::Step(StepOrder {
+                    snapshot: intent.snapshot,
+                    operation: intent.operation,
+                    step,
+                    place: Place::of(&row),
+                    storage_name: meta.storage_name.clone(),
+                    safety_name: intent.safety_names.get(volume).cloned(),
+                    redo: state.redo,
+                }));
+                true
+            }
+            // The snapshot went with its volume; and what is not there needs nothing put back.
+            None if !step.is_forward() => {
+                state.progress.insert(*volume, Progress::Done);
+                false
+            }
+            None => {
+                let error = ErrorReport::new(format!("volume {key} is missing"), cx.now())
+                    .about(EntityKind::Volume, volume);
+                state.progress.insert(*volume, Progress::Failed { error, tries: 1, permanent: true });
+                false
+            }
+        }
+    }
+
+    pub(super) fn stepped(
+        &mut self,
+        snapshot: SnapshotId,
+        operation: OperationNumber,
+        step: VolumeStep,
+        volume: VolumeId,
+        result: Result<Option<SnapshotMeta>, Failure>,
+        cx: &mut Ctx<Self>,
+    ) {
+        let Some(intent) = cx.get::<SnapshotIntent>(&snapshot) else { return };
+        let Some(state) = self.snapshots.get_mut(&snapshot) else { return };
+        if intent.operation != operation || steps::volume_step(&intent) != step {
+            return;
+        }
+        match result {
+            Ok(cut) => {
+                if let Some(meta) = cut.filter(|_| step == VolumeStep::CutSnapshot) {
+                    state.cut.insert(volume, meta);
+                }
+                state.progress.insert(volume, Progress::Done);
+                state.tries.remove(&volume);
+            }
+            Err(failure) => {
+                let tries = state.tries.entry(volume).or_default();
+                *tries += 1;
+                let (tries, permanent) = (*tries, failure.is_permanent());
+                let error = failure.report(cx.now()).about(EntityKind::Volume, volume);
+                let error_text = &error.summary;
+                tracing::warn!(%snapshot, %volume, step = step.name(), tries, error = error_text, "step failed");
+                state.progress.insert(volume, Progress::Failed { error, tries, permanent });
+                again_after(cx, Again::Step(snapshot, volume), tries);
+            }
+        }
+    }
+
+    pub(super) fn step_due(&mut self, snapshot: SnapshotId, volume: VolumeId) {
+        let progress = self.snapshots.get_mut(&snapshot).and_then(|state| state.progress.get_mut(&volume));
+        if let Some(progress @ Progress::Failed { .. }) = progress {
+            *progress = Progress::Due;
+        }
+    }
+
+    fn cancel_step_timers(&self, intent: &SnapshotIntent, cx: &mut Ctx<Self>) {
+        for volume in intent.volumes.keys() {
+            no_more_tries(cx, Again::Step(intent.snapshot, *volume));
+        }
+    }
+
+    /// All is done. What is durable goes before what is told.
+    fn finish(&mut self, intent: &SnapshotIntent, cx: &mut Ctx<Self>) {
+        self.cancel_step_timers(intent, cx);
+        self.measure_again(intent);
+        let is_cut = intent.action == SnapshotAction::Create && intent.stage == IntentStage::Preparing;
+        if is_cut {
+            self.record_cut(intent, cx);
+        }
+        if intent.action == SnapshotAction::Delete {
+            self.deleted(intent.snapshot, cx);
+        }
+        cx.unpublish::<SnapshotIntent>(&intent.snapshot);
+        let state = self.snapshots.entry(intent.snapshot).or_default();
+        if !state.answered && !is_cut && intent.action != SnapshotAction::Delete {
+            self.answer(intent, cx);
+        }
+        self.snapshots.entry(intent.snapshot).or_default().begin();
+    }
+
+    fn record_cut(&mut self, intent: &SnapshotIntent, cx: &mut Ctx<Self>) {
+        let state = self.snapshots.entry(intent.snapshot).or_default();
+        let status = cut_status(intent, &state.cut, cx.now());
+        let path = self.layout.volumes_snapshot_status_file(&intent.snapshot);
+        let bytes = record::render(&path, &status).expect("a record made here is whole");
+        cx.write_record(path, bytes);
+        tracing::info!(snapshot = %intent.snapshot, operation = %intent.operation, "snapshot cut and recorded");
+        state.stored = Stored::Whole(status.clone());
+        state.last_answer = None;
+        cx.publish(status);
+    }
+
+    /// Storage has confirmed it. If the id is asked for again, its old record must not be found by a later start;
+    /// otherwise the record goes with its directory, which is zedmanager's to remove ([003] D3).
+    fn deleted(&mut self, snapshot: SnapshotId, cx: &mut Ctx<Self>) {
+        tracing::info!(%snapshot, "snapshot gone from storage");
+        if self.inputs.requests.contains_key(&snapshot) {
+            cx.remove_file(self.layout.volumes_snapshot_status_file(&snapshot));
+        }
+        // The last answer stays: a number that was answered does not act again.
+        self.snapshots.entry(snapshot).or_default().stored = Stored::Nothing;
+        cx.unpublish::<VolumesSnapshotStatus>(&snapshot);
+    }
+
+    /// What snapshots take is counted with their volumes ([003] B9, F3).
+    fn measure_again(&mut self, intent: &SnapshotIntent) {
+        for (volume, meta) in &intent.volumes {
+            self.wants_check(VolumeKey { volume: *volume, generation: meta.generation });
+        }
+    }
+
+    /// Tells the result of a rollback, or the failure of a create.
+    fn answer(&mut self, intent: &SnapshotIntent, cx: &mut Ctx<Self>) {
+        let state = self.snapshots.entry(intent.snapshot).or_default();
+        let answer = VolumesSnapshotStatus {
+            result_of: intent.action,
+            operation: intent.operation,
+            error: intent.failure.clone().map(|failure| about_whole(intent, failure)),
+            ..blank(intent.snapshot, intent.app, &state.stored)
+        };
+        tracing::info!(
+            snapshot = %intent.snapshot, action = ?intent.action, operation = %intent.operation,
+            failed = answer.error.is_some(), "snapshot action answered"
+        );
+        state.last_answer = Some(answer.clone());
+        cx.publish(answer);
+    }
+
+    /// What is left is tidying, and it does not succeed: nobody is kept waiting for it.
+    fn answer_early(&mut self, intent: &SnapshotIntent, leftover: ErrorReport, cx: &mut Ctx<Self>) {
+        let state = self.snapshots.entry(intent.snapshot).or_default();
+        if intent.action == SnapshotAction::Delete {
+            self.deletion_failed(intent, leftover, cx);
+        } else if !state.answered {
+            tracing::warn!(snapshot = %intent.snapshot, error = leftover.summary, "tidying goes on later");
+            self.measure_again(intent);
+            self.answer(intent, cx);
+        }
+        self.snapshots.entry(intent.snapshot).or_default().answered = true;
+    }
+
+    /// The status stays published with the error ([003] D2), and with the time the error was first seen.
+    fn deletion_failed(&mut self, intent: &SnapshotIntent, leftover: ErrorReport, cx: &mut Ctx<Self>) {
+        let state = self.snapshots.entry(intent.snapshot).or_default();
+        let error = ErrorReport {
+            summary: format!("snapshot {} cannot be deleted: {}", intent.snapshot, leftover.summary),
+            retry_condition: "tried again with growing delay".into(),
+            ..leftover
+        };
+        let told = cx.get::<VolumesSnapshotStatus>(&intent.snapshot).and_then(|status| status.error.clone());
+        let error = told.filter(|told| told.summary == error.summary).unwrap_or(error);
+        cx.publish(VolumesSnapshotStatus {
+            result_of: SnapshotAction::Delete,
+            error: Some(error),
+            ..blank(intent.snapshot, intent.app, &state.stored)
+        });
+    }
+
+    /// A new request while the tidying of the last one does not succeed is told so ([003] I17).
+    fn refuse_behind_answered(&mut self, intent: &SnapshotIntent, cx: &mut Ctx<Self>) {
+        let Some(state) = self.snapshots.get(&intent.snapshot).filter(|state| state.answered) else { return };
+        let Some(request) = self.inputs.requests.get(&intent.snapshot).cloned() else { return };
+        let is_answered = |answer: &VolumesSnapshotStatus| {
+            answer.operation == request.operation && answer.result_of == request.action
+        };
+        let is_made = matches!(&state.stored, Stored::Whole(record) if record.operation == request.operation);
+        if !is_made && !state.last_answer.as_ref().is_some_and(is_answered) {
+            let failure = Failure::passing(format!(
+                "snapshot {}: what operation {} left on storage cannot be removed yet",
+                request.snapshot, intent.operation
+            ));
+            self.refuse(&request, failure, cx);
+        }
+    }
+}
+
+/// The status a snapshot has without any request.
+fn status_of(snapshot: SnapshotId, stored: &Stored, now: Timestamp) -> Option<VolumesSnapshotStatus> {
+    match stored {
+        Stored::Nothing => None,
+        Stored::Whole(record) => Some(record.clone()),
+        Stored::Damaged { reason, app, .. } => {
+            let app = app.unwrap_or(AppId(uuid::Uuid::nil()));
+            let error = ErrorReport::new(format!("snapshot {snapshot} is damaged: {reason}"), now)
+                .about(EntityKind::AppInstance, app);
+            Some(VolumesSnapshotStatus { error: Some(error), ..blank(snapshot, app, stored) })
+        }
+    }
+}
+
+/// What is stored, without a result.
+fn blank(snapshot: SnapshotId, app: AppId, stored: &Stored) -> VolumesSnapshotStatus {
+    let (meta, time_created, ref_count, operation) = match stored {
+        Stored::Whole(record) if record.app == app => {
+            (record.meta.clone(), record.time_created, record.ref_count, record.operation)
+        }
+        _ => (BTreeMap::new(), None, 0, OperationNumber::default()),
+    };
+    VolumesSnapshotStatus {
+        snapshot,
+        meta,
+        time_created,
+        app,
+        ref_count,
+        result_of: SnapshotAction::Unspecified,
+        operation,
+        error: None,
+    }
+}
+
+/// The record of a snapshot whose volumes are all cut.
+fn cut_status(
+    intent: &SnapshotIntent,
+    cut: &BTreeMap<VolumeId, SnapshotMeta>,
+    now: Timestamp,
+) -> VolumesSnapshotStatus {
+    let recorded = |(volume, meta): (&VolumeId, &RecordedMeta)| {
+        let size_bytes = cut.get(volume).map_or(meta.size_bytes, |cut| cut.size_bytes);
+        (*volume, VolumeSnapshotMeta::Recorded(RecordedMeta { size_bytes, ..meta.clone() }))
+    };
+    VolumesSnapshotStatus {
+        snapshot: intent.snapshot,
+        meta: intent.volumes.iter().map(recorded).collect(),
+        time_created: Some(cut.values().map(|cut| cut.created_at).max().unwrap_or(now)),
+        app: intent.app,
+        ref_count: 0,
+        result_of: SnapshotAction::Create,
+        operation: intent.operation,
+        error: None,
+    }
+}
+
+/// The failure of one volume as the failure of the whole.
+fn about_whole(intent: &SnapshotIntent, failure: ErrorReport) -> ErrorReport {
+    let what = match intent.action {
+        SnapshotAction::Rollback => "rollback to",
+        _ => "creation of",
+    };
+    let retry_condition = if failure.retry_condition.is_empty() {
+        "can be asked for again when the cause is removed"
+    } else {
+        "can be asked for again"
+    };
+    ErrorReport {
+        summary: format!("{what} snapshot {} failed: {}", intent.snapshot, failure.summary),
+        retry_condition: retry_condition.into(),
+        ..failure
+    }
+    .about(EntityKind::AppInstance, intent.app)
+}

@@ -1,0 +1,440 @@
+//! Snapshots: cut, applied, deleted; what fails is undone.
+
+use super::*;
+use crate::volumemgr::steps::VolumeStep;
+use SnapshotAction::{Create, Delete, Rollback};
+
+const BOTH: [u8; 2] = [1, 2];
+
+fn both() -> Vec<VolumeKey> {
+    BOTH.map(|n| key(n, 0)).to_vec()
+}
+
+/// Two volumes, cut as operation 1 and written to afterwards.
+fn snapshotted() -> Node {
+    let mut node = Node::with_volumes(2);
+    node.request(Create, 1, &both());
+    node.expect_success(Create, 1);
+    both().iter().for_each(|key| node.guest_writes(*key, "second"));
+    node
+}
+
+#[track_caller]
+fn expect_content(node: &Node, text: &str) {
+    both().iter().for_each(|key| assert_eq!(node.guest_reads(*key), text, "on {key}"));
+}
+
+#[test]
+fn all_volumes_are_cut_recorded_and_answered() {
+    let mut node = Node::with_volumes(2);
+    node.request(Create, 7, &both());
+    let status = node.expect_success(Create, 7);
+    assert_eq!(node.record().as_ref(), Some(&status), "durable, and the same");
+    assert_eq!(status.volume_keys(), both());
+    assert!(status.time_created.is_some());
+    for key in both() {
+        let names = node.snapshots_in(key);
+        assert!(
+            names.len() == 1 && names[0].contains(&snapshot(1).to_string()) && names[0].ends_with("-op7")
+        );
+        assert_eq!(node.volume(key).expect("a status").held_by, [snapshot(1)]);
+    }
+    node.expect_tidy(&both());
+}
+
+#[test]
+fn the_intent_is_durable_before_the_first_cut_and_nobody_is_told_before_the_record_is() {
+    let mut node = Node::with_volumes(2);
+    node.bench.publish(request(Create, 1, &both()));
+    assert_eq!(node.intents()[0].stage, IntentStage::Preparing);
+    assert!(node.snapshots_in(key(1, 0)).is_empty());
+    node.bench.run_job(is_step(VolumeStep::CutSnapshot, 1));
+    assert_eq!((node.answer(), node.record()), (None, None));
+    node.bench.run_job(is_step(VolumeStep::CutSnapshot, 2));
+    assert_eq!(node.record(), node.answer());
+    assert!(node.record().is_some());
+}
+
+#[test]
+fn if_a_later_volume_cannot_be_cut_the_earlier_ones_are_removed_again() {
+    let mut node = Node::with_volumes(2);
+    node.tool.edit(&node.path(key(2, 0)), |image| image.marked_corrupt = true).expect("damaged");
+    node.request(Create, 1, &both());
+    node.wait(Duration::from_secs(30));
+    let error = node.expect_failure(Create, 1);
+    assert!(error.summary.contains(&volume(2).to_string()), "{error}");
+    assert!(node.snapshots_in(key(1, 0)).is_empty(), "[003] B5");
+    assert_eq!(node.record(), None);
+    node.withdraw();
+    node.wait(Duration::from_secs(30));
+    assert_eq!(node.answer(), None);
+}
+
+#[test]
+fn a_passing_failure_is_tried_again_and_then_all_is_well() {
+    let mut node = Node::with_volumes(2);
+    node.tool.fail_next(Verb::SnapshotCreate, passing());
+    node.request(Create, 1, &both());
+    node.wait(Duration::from_secs(5));
+    node.expect_success(Create, 1);
+}
+
+#[test]
+fn a_read_only_volume_is_recorded_as_unchanged_and_blocks_nobody() {
+    let mut node = Node::with_volumes(1);
+    node.configure(VolumeConfig { read_only: true, ..blank(key(2, 0)) });
+    node.request(Create, 1, &both());
+    let status = node.expect_success(Create, 1);
+    match &status.meta[&volume(2)] {
+        VolumeSnapshotMeta::Recorded(meta) => assert_eq!(meta.handler, "read-only"),
+        other => panic!("{other:?}"),
+    }
+    assert!(node.snapshots_in(key(2, 0)).is_empty());
+    node.guest_writes(key(1, 0), "second");
+    node.request(Rollback, 2, &both());
+    node.expect_success(Rollback, 2);
+    assert_eq!(node.guest_reads(key(1, 0)), "first");
+    node.withdraw();
+    assert_eq!(node.answer(), None);
+}
+
+#[test]
+fn a_writable_raw_volume_is_refused_by_name_and_nothing_is_left() {
+    let mut node = Node::with_volumes(1);
+    node.store.put("http://store1/files/1.qcow2", "raw bytes");
+    node.bench.publish(http_store(1));
+    node.bench.publish(ContentTreeConfig { format: Format::Raw, ..tree(1, "") });
+    node.configure(downloaded(key(2, 0), 1));
+    node.bench.publish(SnapshotPreflightConfig {
+        snapshot: snapshot(1),
+        app: app(1),
+        action: Create,
+        volumes: both(),
+        operation: OperationNumber(1),
+    });
+    node.settle();
+    let preflight: SnapshotPreflightStatus = node.bench.row(&snapshot(1)).expect("an answer");
+    let refusal = preflight.refusal.expect("refused");
+    assert!(refusal.summary.contains(&volume(2).to_string()) && refusal.summary.contains("raw"), "{refusal}");
+    assert!(!refusal.summary.contains(&volume(1).to_string()), "{refusal}");
+    node.request(Create, 1, &both());
+    node.expect_failure(Create, 1);
+    assert!(node.snapshots_in(key(1, 0)).is_empty());
+    node.expect_tidy(&[key(1, 0)]);
+}
+
+#[test]
+fn every_volume_goes_back_and_the_snapshot_can_be_used_again() {
+    let mut node = snapshotted();
+    node.request(Rollback, 2, &both());
+    let status = node.expect_success(Rollback, 2);
+    assert_eq!(status.volume_keys(), both());
+    expect_content(&node, "first");
+    node.expect_tidy(&both());
+    assert_eq!(node.record().expect("the record").operation, OperationNumber(1), "unchanged [003] C7");
+
+    both().iter().for_each(|key| node.guest_writes(*key, "third"));
+    node.request(Create, 1, &both());
+    node.expect_success(Create, 1);
+    expect_content(&node, "third");
+    node.request(Rollback, 3, &both());
+    node.expect_success(Rollback, 3);
+    expect_content(&node, "first");
+}
+
+#[test]
+fn a_number_acts_once() {
+    let mut node = snapshotted();
+    node.request(Rollback, 2, &both());
+    both().iter().for_each(|key| node.guest_writes(*key, "third"));
+    node.request(Create, 1, &both());
+    node.request(Rollback, 2, &both());
+    node.expect_success(Rollback, 2);
+    expect_content(&node, "third");
+}
+
+#[test]
+fn if_a_volume_cannot_be_reverted_every_volume_is_where_it_was() {
+    let mut node = snapshotted();
+    for _ in 0..4 {
+        node.bench.publish(request(Rollback, 2, &both()));
+        while let Some(VolumeJob::Step(order)) = node.bench.jobs().first() {
+            if order.step == VolumeStep::ApplySnapshot && order.place.key == key(2, 0) {
+                node.tool.fail_next(Verb::SnapshotApply, passing());
+            }
+            node.bench.run_job(|_: &VolumeJob| true);
+        }
+        node.bench.advance(Duration::from_secs(4));
+    }
+    node.settle();
+    let error = node.expect_failure(Rollback, 2);
+    assert!(error.summary.contains(&volume(2).to_string()), "{error}");
+    assert!(!error.retry_condition.is_empty());
+    expect_content(&node, "second");
+    node.expect_tidy(&both());
+    assert_eq!(node.snapshots_in(key(1, 0)).len(), 1, "the snapshot itself is still there");
+
+    node.request(Rollback, 3, &both());
+    node.expect_success(Rollback, 3);
+    expect_content(&node, "first");
+}
+
+#[test]
+fn if_a_safety_snapshot_cannot_be_cut_nothing_is_touched() {
+    let mut node = snapshotted();
+    for _ in 0..3 {
+        node.tool.fail_next(Verb::SnapshotCreate, passing());
+    }
+    // Both volumes meet failures; the third failure of one of them is for good.
+    for _ in 0..3 {
+        node.tool.fail_next(Verb::SnapshotCreate, passing());
+    }
+    node.request(Rollback, 2, &both());
+    node.wait(Duration::from_secs(10));
+    node.expect_failure(Rollback, 2);
+    expect_content(&node, "second");
+    node.expect_tidy(&both());
+}
+
+#[test]
+fn a_rollback_to_an_unknown_snapshot_is_answered_and_touches_nothing() {
+    let mut node = Node::with_volumes(2);
+    node.request(Rollback, 5, &both());
+    let error = node.expect_failure(Rollback, 5);
+    assert!(
+        error.summary.contains(&snapshot(1).to_string()) && error.summary.contains("not known"),
+        "{error}"
+    );
+    expect_content(&node, "first");
+    node.withdraw();
+    assert_eq!(node.answer(), None);
+}
+
+#[test]
+fn requests_that_name_what_is_not_there_or_not_theirs_are_refused() {
+    let mut node = snapshotted();
+    node.bench.publish(VolumesSnapshotConfig { app: app(2), ..request(Rollback, 2, &both()) });
+    node.settle();
+    assert!(node.expect_failure(Rollback, 2).summary.contains(&app(1).to_string()));
+    node.request(Create, 1, &both());
+    assert_eq!(node.expect_success(Create, 1).app, app(1), "the snapshot is what it was");
+    node.bench.publish(VolumesSnapshotConfig {
+        snapshot: snapshot(2),
+        ..request(Create, 3, &[key(1, 0), key(9, 0)])
+    });
+    node.settle();
+    let refused: VolumesSnapshotStatus = node.bench.row(&snapshot(2)).expect("an answer");
+    assert!(refused.error.expect("refused").summary.contains(&key(9, 0).to_string()));
+    assert_eq!(node.snapshots_in(key(1, 0)).len(), 1);
+}
+
+#[test]
+fn a_deletion_is_confirmed_by_storage_before_the_status_goes() {
+    let mut node = snapshotted();
+    let held = node.hold(key(2, 0));
+    node.withdraw();
+    node.wait(Duration::from_secs(10));
+    let error = node.expect_failure(Delete, 1);
+    assert!(error.summary.contains(&volume(2).to_string()), "{error}");
+    assert!(node.snapshots_in(key(1, 0)).is_empty(), "what can be deleted is");
+    assert_eq!(node.volume(key(2, 0)).expect("a status").held_by, [snapshot(1)]);
+    drop(held);
+    node.wait(Duration::from_secs(60));
+    assert_eq!(node.answer(), None);
+    assert!(node.snapshots_in(key(2, 0)).is_empty());
+    node.expect_tidy(&both());
+    expect_content(&node, "second");
+}
+
+#[test]
+fn a_volume_in_a_snapshot_is_kept_though_nobody_else_wants_it_and_goes_with_the_snapshot() {
+    let mut node = snapshotted();
+    node.unrefer(key(1, 0));
+    node.bench.unpublish::<VolumeConfig>(&key(1, 0));
+    node.settle();
+    assert!(node.is_there(&node.path(key(1, 0))), "[003] B9");
+    node.withdraw();
+    assert!(!node.is_there(&node.path(key(1, 0))), "[003] F2");
+    assert!(node.is_there(&node.path(key(2, 0))));
+}
+
+#[test]
+fn the_same_id_asked_for_anew_is_made_afresh() {
+    let mut node = snapshotted();
+    node.request(Create, 2, &both());
+    let status = node.expect_success(Create, 2);
+    assert_eq!(node.record(), Some(status));
+    for key in both() {
+        let names = node.snapshots_in(key);
+        assert!(names.len() == 1 && names[0].ends_with("-op2"), "[003] B6: {names:?}");
+    }
+    node.request(Rollback, 3, &both());
+    expect_content(&node, "second");
+}
+
+#[test]
+fn asked_for_again_after_a_restart_with_its_own_number_nothing_is_done() {
+    let mut node = snapshotted().cut_power();
+    node.start();
+    assert_eq!(node.expect_success(Create, 1).volume_keys(), both());
+    both().iter().for_each(|key| node.refer(*key));
+    node.request(Create, 1, &both());
+    node.everybody_speaks();
+    node.expect_success(Create, 1);
+    assert_eq!(node.snapshots_in(key(1, 0)).len(), 1);
+    expect_content(&node, "second");
+}
+
+#[test]
+fn what_nobody_asks_for_after_a_restart_is_deleted_only_when_zedmanager_has_spoken() {
+    let mut node = snapshotted().cut_power();
+    node.start();
+    node.bench.signal_restarted::<VolumeConfig>();
+    node.settle();
+    assert_eq!(node.snapshots_in(key(1, 0)).len(), 1);
+    both().iter().for_each(|key| node.refer(*key));
+    node.everybody_speaks();
+    assert_eq!(node.answer(), None);
+    assert!(node.snapshots_in(key(1, 0)).is_empty());
+}
+
+#[test]
+fn a_damaged_record_is_a_failed_snapshot_with_its_reason_and_can_be_deleted() {
+    let node = snapshotted();
+    let path = node.bench.layout.volumes_snapshot_status_file(&snapshot(1));
+    node.bench.disk.truncate(&path, 20).expect("torn");
+    node.bench.disk.sync_file(&path).expect("durably");
+    let mut node = node.cut_power();
+    node.start();
+    let status = node.answer().expect("listed");
+    let error = status.error.clone().expect("with its reason");
+    assert_eq!(status.result_of, SnapshotAction::Unspecified);
+    assert!(error.summary.contains("volumesSnapshotStatus.json"), "{error}");
+    both().iter().for_each(|key| node.refer(*key));
+    node.request(Create, 1, &both());
+    node.everybody_speaks();
+    assert!(node.expect_failure(Create, 1).summary.contains("damaged"), "never made anew under the old name");
+    assert_eq!(node.snapshots_in(key(1, 0)).len(), 1);
+    node.request(Rollback, 2, &both());
+    assert!(node.expect_failure(Rollback, 2).summary.contains("damaged"));
+    expect_content(&node, "second");
+    node.withdraw();
+    assert_eq!(node.answer(), None);
+    both().iter().for_each(|key| assert!(node.snapshots_in(*key).is_empty(), "found by its name"));
+}
+
+#[test]
+fn a_record_that_eve_wrote_works() {
+    let node = Node::with_volumes(1);
+    node.tool
+        .edit(&node.path(key(1, 0)), |image| {
+            image.snapshots.push(holdfast_volumehandlers::testing::FakeSnapshot {
+                id: "1".into(),
+                name: "eve-name".into(),
+                created_at: noon(),
+                size_bytes: MIB,
+                blocks: [(0, "eve's".to_owned())].into(),
+            });
+        })
+        .expect("a snapshot that EVE cut");
+    node.bench.disk.sync_file(&node.path(key(1, 0))).expect("synced");
+    let text = format!(
+        r#"{{"SnapshotID":"{}","VolumeSnapshotMeta":{{"{}":"eve-name"}},"TimeCreated":"2023-05-01T10:00:00Z",
+            "AppUUID":"{}","RefCount":0,"ResultOfAction":1}}"#,
+        snapshot(1),
+        volume(1),
+        app(1)
+    );
+    let path = node.bench.layout.volumes_snapshot_status_file(&snapshot(1));
+    holdfast_persist::crashsafe::ensure_dir(&node.bench.disk, path.parent().expect("a directory"))
+        .expect("made");
+    holdfast_persist::crashsafe::durable_replace(&node.bench.disk, &path, text.as_bytes()).expect("written");
+    let mut node = node.cut_power();
+    node.start();
+    node.refer(key(1, 0));
+    node.request(Create, 0, &[key(1, 0)]);
+    node.everybody_speaks();
+    node.expect_success(Create, 0);
+    node.request(Rollback, 1, &[key(1, 0)]);
+    node.expect_success(Rollback, 1);
+    assert_eq!(node.guest_reads(key(1, 0)), "eve's");
+    node.withdraw();
+    assert_eq!(node.answer(), None);
+    assert!(node.snapshots_in(key(1, 0)).is_empty());
+}
+
+#[test]
+fn a_create_given_up_in_the_middle_leaves_nothing() {
+    let mut node = Node::with_volumes(2);
+    node.bench.publish(request(Create, 1, &both()));
+    node.bench.run_job(is_step(VolumeStep::CutSnapshot, 1));
+    node.bench.unpublish::<VolumesSnapshotConfig>(&snapshot(1));
+    node.settle();
+    assert_eq!((node.answer(), node.record()), (None, None));
+    both().iter().for_each(|key| assert!(node.snapshots_in(*key).is_empty()));
+    node.expect_tidy(&both());
+}
+
+#[test]
+fn an_application_deleted_in_the_middle_of_a_rollback_ends_it_cleanly() {
+    let mut node = snapshotted();
+    node.bench.publish(request(Rollback, 2, &both()));
+    node.bench.run_job(is_step(VolumeStep::CutSafety, 1));
+    node.bench.unpublish::<VolumesSnapshotConfig>(&snapshot(1));
+    for key in both() {
+        node.bench.unpublish::<VolumeRefConfig>(&reference(key));
+        node.bench.unpublish::<VolumeConfig>(&key);
+    }
+    node.settle();
+    assert_eq!(node.answer(), None);
+    assert_eq!(node.bench.rows::<VolumeRecord>(), []);
+    assert_eq!(node.intents(), []);
+}
+
+#[test]
+fn a_preflight_names_every_volume_that_refuses_and_touches_nothing() {
+    let mut node = snapshotted();
+    let ask = |action, operation| SnapshotPreflightConfig {
+        snapshot: snapshot(1),
+        app: app(1),
+        action,
+        volumes: both(),
+        operation: OperationNumber(operation),
+    };
+    let guest = node.hold(key(1, 0));
+    node.bench.publish(ask(Rollback, 2));
+    node.settle();
+    let answer: SnapshotPreflightStatus = node.bench.row(&snapshot(1)).expect("an answer");
+    assert_eq!(
+        (answer.operation, answer.refusal),
+        (OperationNumber(2), None),
+        "a running guest is no refusal"
+    );
+    drop(guest);
+    for key in both() {
+        node.tool.edit(&node.path(key), |image| image.snapshots.clear()).expect("removed behind our back");
+    }
+    let before: Vec<_> =
+        both().iter().map(|key| node.bench.disk.read(&node.path(*key)).expect("bytes")).collect();
+    node.bench.publish(ask(Rollback, 3));
+    node.settle();
+    let answer: SnapshotPreflightStatus = node.bench.row(&snapshot(1)).expect("an answer");
+    let refusal = answer.refusal.expect("refused");
+    assert!(BOTH.iter().all(|n| refusal.summary.contains(&volume(*n).to_string())), "{refusal}");
+    assert_eq!(refusal.entities.len(), 3, "the application and both volumes");
+    let after: Vec<_> =
+        both().iter().map(|key| node.bench.disk.read(&node.path(*key)).expect("bytes")).collect();
+    assert_eq!(before, after);
+    node.bench.unpublish::<SnapshotPreflightConfig>(&snapshot(1));
+    assert_eq!(node.bench.row::<SnapshotPreflightStatus>(&snapshot(1)), None);
+}
+
+#[test]
+fn what_snapshots_take_on_storage_is_counted() {
+    let mut node = Node::with_volumes(1);
+    node.configure(blank(key(2, 0)));
+    let before = node.volume(key(1, 0)).expect("a status").allocated_bytes;
+    node.request(Create, 1, &[key(1, 0)]);
+    assert!(node.volume(key(1, 0)).expect("a status").allocated_bytes >= before);
+    assert!(!node.bench.jobs().iter().any(|job| matches!(job, VolumeJob::Check(_))));
+}
