@@ -228,6 +228,20 @@ fn a_configuration_for_another_device_or_none_at_all_is_not_taken() {
     }
 }
 
+#[test]
+fn a_read_only_node_keeps_what_it_has_takes_nothing_new_and_says_so() {
+    let node = Node::new(controller_with(config([app(APP_A, "1")]))).start();
+    let saved = node.saved();
+    node.controller.send(config([]), "h2");
+    let mut node = node.come_up_read_only("it failed 5 times").start();
+    node.pass(A_POLL);
+    node.expect_versions(&[(APP_A, "1")]);
+    assert_eq!(node.saved(), saved);
+    assert!(node.error().contains("the node is read-only: it failed 5 times"), "{}", node.error());
+    let own = node.controller.own_report().holdfast.unwrap();
+    assert_eq!((own.state.as_str(), own.config_hash.as_str()), ("read-only", "h1"));
+}
+
 /// [003] A8
 #[test]
 fn a_refused_application_runs_on_and_says_why_and_its_neighbour_moves_on() {

@@ -145,6 +145,13 @@ impl Node {
         Node::from(self.bench.cut_power(agent, env), self.controller)
     }
 
+    /// The service gave up changing anything and starts once more on this node's disk.
+    pub(super) fn come_up_read_only(self, reason: &str) -> Self {
+        let (agent, env) = parts(&self.bench.disk, &self.controller);
+        let bench = Bench::read_only(self.bench.disk, reason, agent, env);
+        Node::from(bench, self.controller)
+    }
+
     /// Time passes, and what is to be done in it is done.
     pub(super) fn pass(&mut self, time: Duration) {
         let mut left = time;
