@@ -16,6 +16,7 @@
 
 mod accel;
 mod command;
+mod probe;
 mod process;
 mod qemu;
 mod qmp;
@@ -28,7 +29,7 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
-pub use accel::{Accel, Accelerator, Choice, choose_accelerator};
+pub use accel::{Accel, Accelerator, Choice, PROBE_AT_MOST, choose_accelerator};
 pub use qemu::{QemuSettings, QemuVmm};
 pub use qmp::QmpError;
 
@@ -140,7 +141,8 @@ pub trait Vmm: Send + Sync + fmt::Debug {
     /// The same for every application of which there is a trace.
     fn list(&self) -> Result<BTreeMap<Uuid, Presence>, VmmError>;
 
-    /// Presses the power button (ACPI). Afterwards the guest has been asked, no more; or it was gone already.
+    /// Presses the power button (ACPI). Afterwards the guest has been asked, no more; or it was gone already. A guest that is
+    /// still booting may not notice: whoever waits for it to go down presses again now and then.
     fn request_shutdown(&self, domain: &Domain) -> Result<(), VmmError>;
 
     /// Orders the process killed. It is gone when [`Vmm::wait_gone`] says so. No error if it is gone already.
