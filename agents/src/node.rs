@@ -16,6 +16,7 @@
     reason = "the node's own tasks: the API, the watch over the agents, the probe"
 )]
 
+pub mod agents;
 pub mod counted_disk;
 pub mod health;
 pub mod logging;
@@ -35,12 +36,16 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use crate::api::{Api, ApiSocket, Seen, SocketError};
-use crate::domainmgr::vmm::{Choice, QemuSettings, choose_accelerator};
+use crate::domainmgr;
+use crate::domainmgr::vmm::{Choice, QemuSettings, QemuVmm, VmmError, choose_accelerator};
 use crate::runtime::*;
 use crate::settings::{LogFormat, Settings};
-use crate::zedmanager::{self, Zedmanager};
+use crate::volumemgr::fetcher::HttpFetcher;
+use crate::wire::link::{HttpLink, LinkError};
+use agents::{AGENTS, AgentSettings, Seams, agents};
 use counted_disk::CountedDisk;
 use health::{Health, Notifier, Stage};
+use holdfast_volumehandlers::qcow2::QemuImg;
 use starts::{HEALTHY_AFTER, Starts};
 
 /// Two are enough: agents have threads of their own, and jobs run on the blocking pool.
@@ -64,6 +69,10 @@ pub enum NodeError {
     Process(#[source] io::Error),
     #[error("the reserve in {} cannot be made", persist.display())]
     Reserve { persist: PathBuf, source: io::Error },
+    #[error("the controller's address cannot be used")]
+    Controller(#[from] LinkError),
+    #[error("the hypervisor cannot be used")]
+    Hypervisor(#[source] VmmError),
     #[error("an agent cannot start")]
     Agents(#[from] BusError),
     #[error("the node cannot go on")]
@@ -166,23 +175,37 @@ async fn assemble(
     let listener = socket.listener().map_err(NodeError::Api)?;
     let serving = tokio::spawn(api.clone().serve(listener, async { drop(stopped.await) }));
 
-    let running = agents(settings, &services, accelerator)?.start()?;
+    let seams = seams(settings, &services, &accelerator)?;
+    let running = agents(&services, &seams, &agent_settings(settings, &accelerator)).start()?;
     Ok(Node { running, health, api, notifier: Notifier::default(), watching, serving, stop_api })
 }
 
-const AGENTS: [&str; 1] = [Zedmanager::NAME];
-
-/// The agents of a node, each with the seams its jobs use.
-fn agents(settings: &Settings, services: &Services, accelerator: Choice) -> Result<NodeBuilder, NodeError> {
-    let Services { disk, layout, .. } = services;
-    let _hypervisor = QemuSettings {
+/// The real outside world.
+fn seams(settings: &Settings, services: &Services, accelerator: &Choice) -> Result<Seams, NodeError> {
+    let hypervisor = QemuVmm::new(QemuSettings {
         binary: "qemu-system-x86_64".into(),
-        runtime_dir: layout.domains_dir(),
+        runtime_dir: services.layout.domains_dir(),
         accelerator: accelerator.accelerator,
-    };
-    let _ = settings;
-    let zedmanager_env = zedmanager::Env { disk: Arc::clone(disk), layout: layout.clone() };
-    Ok(NodeBuilder::new(services).agent(Zedmanager::new(layout.clone()), zedmanager_env))
+    })
+    .map_err(NodeError::Hypervisor)?;
+    Ok(Seams {
+        controller: Arc::new(HttpLink::new(&settings.controller, settings.device.0)?),
+        fetcher: Arc::new(HttpFetcher::new()),
+        images: Arc::new(QemuImg::new()),
+        hypervisor: Arc::new(hypervisor),
+    })
+}
+
+fn agent_settings(settings: &Settings, accelerator: &Choice) -> AgentSettings {
+    AgentSettings {
+        device: settings.device,
+        poll_interval: settings.poll_interval,
+        domains: domainmgr::Settings {
+            accelerator: accelerator.accelerator.as_str().to_owned(),
+            shutdown_patience: settings.guest_shutdown,
+            ..domainmgr::Settings::default()
+        },
+    }
 }
 
 /// `auto` may boot a probe guest, which takes a while.

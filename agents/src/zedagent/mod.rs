@@ -56,7 +56,8 @@ use holdfast_types::{
 use crate::runtime::{Agent, Ctx, JobContext, NodeMode, TimerKey, Wiring};
 use crate::wire::config::{ConfigResponse, EdgeDevConfig};
 use checkpoint::Checkpoint;
-use jobs::{Answer, CheckpointRead, Received, ZedagentEnv, ZedagentJob};
+pub use jobs::ZedagentEnv;
+use jobs::{Answer, CheckpointRead, Received, ZedagentJob};
 use parse::{InForce, Parsed, parse};
 use refusal::{ObjectKind, shown};
 use report::{OwnState, ReportObject, joined};

@@ -1,0 +1,70 @@
+//! What stands in an image, written and read with qemu's own tools: one byte that fills the first part.
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use sha2::{Digest, Sha256};
+
+/// How much of an image a guest's write fills.
+pub const CONTENT_BYTES: u64 = 256 * 1024;
+
+/// Why stories cannot be told here, if so.
+pub fn missing_tool() -> Option<String> {
+    ["qemu-img", "qemu-io"]
+        .into_iter()
+        .find(|tool| Command::new(tool).arg("--version").output().is_err())
+        .map(|tool| format!("{tool} is not installed"))
+}
+
+/// Makes a qcow2 image and returns its sha256.
+pub fn make_image(path: &Path, size_bytes: u64, content: u8) -> String {
+    run(Command::new("qemu-img").args(["create", "-q", "-f", "qcow2"]).arg(path).arg(size_bytes.to_string()));
+    write(path, content);
+    sha256(&std::fs::read(path).expect("just made"))
+}
+
+pub fn sha256(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+pub fn write(path: &Path, content: u8) {
+    let order = format!("write -P {content} 0 {CONTENT_BYTES}");
+    run(Command::new("qemu-io").args(["-f", "qcow2", "-c", &order, "-c", "flush"]).arg(path));
+}
+
+/// The byte that fills the image's first part; None when it is not one byte throughout.
+pub fn read(path: &Path) -> Option<u8> {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let raw = folder.path().join("raw");
+    let mut from = std::ffi::OsString::from("if=");
+    from.push(path);
+    let mut to = std::ffi::OsString::from("of=");
+    to.push(&raw);
+    let count = format!("count={}", CONTENT_BYTES / 4096);
+    run(Command::new("qemu-img")
+        .args(["dd", "-f", "qcow2", "-O", "raw", "bs=4096", &count])
+        .arg(from)
+        .arg(to));
+    let bytes = std::fs::read(raw).expect("just made");
+    let first = *bytes.first()?;
+    bytes.iter().all(|byte| *byte == first).then_some(first)
+}
+
+/// `qemu-img check` finds nothing ([003] J4).
+pub fn expect_healthy(path: &Path) {
+    run(Command::new("qemu-img").args(["check", "-q"]).arg(path));
+}
+
+/// Names of the snapshots within the image.
+pub fn snapshots(path: &Path) -> Vec<String> {
+    let output = run(Command::new("qemu-img").args(["info", "-U", "--output=json"]).arg(path));
+    let info: serde_json::Value = serde_json::from_slice(&output.stdout).expect("qemu-img prints JSON");
+    let list = info["snapshots"].as_array().cloned().unwrap_or_default();
+    list.iter().filter_map(|snapshot| snapshot["name"].as_str().map(str::to_owned)).collect()
+}
+
+fn run(command: &mut Command) -> Output {
+    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+    output
+}

@@ -1,0 +1,408 @@
+//! A whole node in one process, told about in the domain's words.
+//!
+//! The node is the real one: bus, agents, persist directory on a real file system, real `qemu-img`, the controller's
+//! real wire on the loopback. Only the hypervisor is simulated, and what a guest would write the story writes into the
+//! image itself, as a byte that fills the first [`CONTENT_BYTES`].
+//!
+//! ```text
+//!   Story ──edit──▶ controller-sim ◀──HTTP── node (zedagent, zedmanager, volumemgr, domainmgr) ──▶ qemu-img, files
+//!     └────────────── expects: reports, image content, what lies under the persist directory ◀────────────┘
+//! ```
+//!
+//! Every wait has a deadline of [`PATIENCE`], and a wait that is over says what was reported last.
+
+mod content;
+mod running;
+mod tool;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use holdfast_agents::domainmgr::simulated_vmm::SimulatedVmm;
+use holdfast_agents::wire::info::{ZInfoApp, ZInfoSnapshot};
+use tempfile::TempDir;
+use uuid::Uuid;
+
+use crate::controller::DeviceConfig;
+use crate::controller::server::Server;
+pub use content::CONTENT_BYTES;
+pub use holdfast_agents::wire::config::{Format, SnapshotType};
+pub use running::Running;
+pub use tool::{FailingTool, Verb};
+
+/// How long anything may take before the story fails.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How long to watch for what must *not* happen. Several polls of the node fit in.
+pub const A_WHILE: Duration = Duration::from_millis(700);
+
+const MIB: u64 = 1 << 20;
+
+/// Fixed ids, so that a failing story reads the same each time.
+pub const DEVICE: Uuid = Uuid::from_u128(0xd000_0000_0000_4000_8000_0000_0000_0001);
+pub const APP: Uuid = Uuid::from_u128(0xa000_0000_0000_4000_8000_0000_0000_0001);
+pub const OTHER_APP: Uuid = Uuid::from_u128(0xa000_0000_0000_4000_8000_0000_0000_0002);
+pub const IMAGE: Uuid = Uuid::from_u128(0xb000_0000_0000_4000_8000_0000_0000_0001);
+pub const DATA: Uuid = Uuid::from_u128(0xb000_0000_0000_4000_8000_0000_0000_0002);
+pub const EXTRA: Uuid = Uuid::from_u128(0xb000_0000_0000_4000_8000_0000_0000_0003);
+pub const OTHER_DATA: Uuid = Uuid::from_u128(0xb000_0000_0000_4000_8000_0000_0000_0004);
+pub const STORE: Uuid = Uuid::from_u128(0xe000_0000_0000_4000_8000_0000_0000_0001);
+
+/// Snapshot `n` of a story.
+pub fn snapshot(n: u8) -> Uuid {
+    Uuid::from_u128(0xc000_0000_0000_4000_8000_0000_0000_0000 + u128::from(n))
+}
+
+/// The content tree of version `n` of the image.
+fn content_tree(n: u8) -> Uuid {
+    Uuid::from_u128(0xf000_0000_0000_4000_8000_0000_0000_0000 + u128::from(n))
+}
+
+#[derive(Debug)]
+pub struct Story {
+    pub controller: Server,
+    pub hypervisor: SimulatedVmm,
+    pub tool: Arc<FailingTool>,
+    folder: TempDir,
+    running: Option<Running>,
+}
+
+impl Story {
+    /// A node with nothing deployed. None, with the reason printed, where the machine lacks what it takes.
+    pub fn begin() -> Option<Story> {
+        if let Some(reason) = content::missing_tool() {
+            eprintln!("skipped: {reason}");
+            return None;
+        }
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let files = folder.path().join("files");
+        std::fs::create_dir(&files).expect("a folder for the datastore");
+        let controller = Server::for_test(Some(&files));
+        let mut story = Story {
+            controller,
+            hypervisor: SimulatedVmm::new(),
+            tool: Arc::new(FailingTool::new()),
+            folder,
+            running: None,
+        };
+        story.edit(|_| {});
+        story.start();
+        Some(story)
+    }
+
+    /// Version 1 of the application `db`, running: an image volume whose content is `1`, and a blank data volume
+    /// on which the guest has written `a`.
+    pub fn deployed() -> Option<Story> {
+        let story = Story::begin()?;
+        story.deploy();
+        story.guest_writes(DATA, 1, b'a');
+        Some(story)
+    }
+
+    fn deploy(&self) {
+        self.publish_image(1);
+        let store = self.controller.address();
+        self.edit(|device| {
+            device.add_datastore(STORE, &store.to_string(), "files");
+            device.add_download_volume(IMAGE, content_tree(1), 0).name("image");
+            device.add_blank_volume(DATA, 16 * MIB).name("data");
+            let app = device.add_app(APP, "db").version("1").memory_kib(65_536);
+            app.volume(IMAGE, 1).volume(DATA, 1).max_snapshots(3);
+        });
+        self.expect_running("1");
+    }
+
+    /// Serves an image whose content is the digit `n`, and lists its content tree.
+    pub fn publish_image(&self, n: u8) {
+        let name = format!("image-{n}.qcow2");
+        let digest = content::make_image(&self.folder.path().join("files").join(&name), 16 * MIB, b'0' + n);
+        self.edit(|device| {
+            let tree = device.add_content_tree(content_tree(n), STORE, &name, Format::Qcow2);
+            tree.sha256(&digest).max_size_bytes(64 * MIB);
+        });
+    }
+
+    /// Puts any file where the datastore serves it.
+    pub fn serve_file(&self, name: &str, bytes: &[u8]) {
+        std::fs::write(self.folder.path().join("files").join(name), bytes).expect("a writable folder");
+    }
+
+    // ---- what the controller does ------------------------------------------------------------------------
+
+    pub fn edit(&self, edit: impl FnOnce(&mut DeviceConfig)) {
+        self.controller.edit_config(DEVICE, edit).expect("the simulator keeps it");
+    }
+
+    /// Asks for snapshot `n` at the next update.
+    pub fn request(&self, n: u8) {
+        self.edit(|device| {
+            device.app(APP).request_snapshot(snapshot(n), SnapshotType::AppUpdate);
+        });
+    }
+
+    /// The image is replaced by version `n` through a purge; the data volume stays.
+    pub fn update_image(&self, n: u8) {
+        self.publish_image(n);
+        self.edit(|device| {
+            device.replace_volume(IMAGE, content_tree(n)).expect("the image is listed");
+            device.app(APP).version(&n.to_string());
+        });
+    }
+
+    /// An update that restarts and replaces nothing.
+    pub fn update_by_restart(&self, version: &str) {
+        self.edit(|device| {
+            device.app(APP).version(version).restart();
+        });
+    }
+
+    pub fn roll_back(&self, n: u8) {
+        self.edit(|device| {
+            device.app(APP).roll_back(snapshot(n));
+        });
+    }
+
+    pub fn drop_snapshot(&self, n: u8) {
+        self.edit(|device| {
+            device.app(APP).drop_snapshot(snapshot(n));
+        });
+    }
+
+    pub fn activate(&self, activate: bool) {
+        self.edit(|device| {
+            device.app(APP).activate(activate);
+        });
+    }
+
+    /// The application and its volumes are listed no more.
+    pub fn remove_app(&self) {
+        self.edit(|device| {
+            device.remove_app(APP);
+            for volume in [IMAGE, DATA, EXTRA] {
+                device.remove_volume(volume);
+            }
+        });
+    }
+
+    // ---- the node -----------------------------------------------------------------------------------------
+
+    /// Starts the node that was stopped.
+    pub fn start(&mut self) {
+        assert!(self.running.is_none());
+        let running = Running::start(
+            &self.persist(),
+            DEVICE,
+            &self.controller.url(),
+            self.hypervisor.clone(),
+            self.tool.clone(),
+        );
+        self.running = Some(running);
+    }
+
+    /// The service is stopped and started; guests go on.
+    pub fn restart_service(&mut self) {
+        self.running.take().expect("running").stop();
+        self.start();
+    }
+
+    /// The whole node goes down and comes up again, its guests with it.
+    pub fn reboot(&mut self) {
+        self.running.take().expect("running").stop();
+        self.hypervisor.power_cycle();
+        self.start();
+    }
+
+    pub fn stop(&mut self) {
+        self.running.take().expect("running").stop();
+    }
+
+    pub fn persist(&self) -> PathBuf {
+        self.folder.path().join("persist")
+    }
+
+    // ---- what the guest does ------------------------------------------------------------------------------
+
+    pub fn guest_writes(&self, volume: Uuid, generation: i64, content: u8) {
+        content::write(&self.image(volume, generation), content);
+    }
+
+    pub fn image(&self, volume: Uuid, generation: i64) -> PathBuf {
+        self.persist().join(format!("vault/volumes/{volume}#{generation}.qcow2"))
+    }
+
+    /// How often the application's guest was started, since the story began.
+    pub fn guest_starts(&self) -> usize {
+        self.hypervisor.starts(APP)
+    }
+
+    // ---- what is expected ---------------------------------------------------------------------------------
+
+    pub fn expect_content(&self, volume: Uuid, generation: i64, content: u8) {
+        let image = self.image(volume, generation);
+        content::expect_healthy(&image);
+        let found = content::read(&image);
+        assert_eq!(found.map(char::from), Some(char::from(content)), "content of {}", image.display());
+    }
+
+    pub fn expect_no_volume(&self, volume: Uuid, generation: i64) {
+        let image = self.image(volume, generation);
+        self.until(&format!("{} to go", image.display()), || !image.exists());
+    }
+
+    pub fn expect_running(&self, version: &str) {
+        self.expect_app(&format!("RUNNING with version {version}"), |app| {
+            app.app_version == version && app.state == 7
+        });
+    }
+
+    pub fn expect_halted(&self, version: &str) {
+        self.expect_app(&format!("HALTED with version {version}"), |app| {
+            app.app_version == version && app.state == 9
+        });
+    }
+
+    /// Snapshot `n` is reported, of this version and without an error.
+    pub fn expect_available(&self, n: u8, version: &str) {
+        self.expect_snapshot(&format!("snapshot {n} available with version {version}"), n, |found| {
+            found.config_version == version && found.snap_err.is_none() && found.create_time.is_some()
+        });
+    }
+
+    /// Snapshot `n` is reported with an error that says this.
+    pub fn expect_failed(&self, n: u8, text: &str) {
+        self.expect_snapshot(&format!("snapshot {n} failed: {text}"), n, |found| {
+            found.snap_err.as_ref().is_some_and(|error| error.description.contains(text))
+        });
+    }
+
+    /// Snapshot `n` is reported no more.
+    pub fn expect_unreported(&self, n: u8) {
+        let id = snapshot(n).to_string();
+        self.expect_app(&format!("snapshot {n} not reported"), |app| {
+            !app.snapshots.iter().any(|s| s.id == id)
+        });
+    }
+
+    /// Nothing of snapshot `n` is left: no record, no snapshot within an image.
+    pub fn expect_gone(&self, n: u8) {
+        let directory = self.persist().join("snapshots").join(snapshot(n).to_string());
+        self.until(&format!("{} to go", directory.display()), || !directory.exists());
+        for image in self.images() {
+            let names = content::snapshots(&image);
+            let id = snapshot(n).to_string();
+            assert!(!names.iter().any(|name| name.contains(&id)), "{} holds {names:?}", image.display());
+        }
+    }
+
+    /// The application reports an error that says this.
+    pub fn expect_app_error(&self, text: &str) {
+        self.expect_app(&format!("an error that says \"{text}\""), |app| {
+            app.app_err.iter().any(|error| error.description.contains(text))
+        });
+    }
+
+    pub fn expect_no_app_error(&self) {
+        self.expect_app("no error", |app| app.app_err.is_empty());
+    }
+
+    pub fn expect_app(&self, what: &str, check: impl Fn(&ZInfoApp) -> bool) {
+        self.expect_of(APP, what, check);
+    }
+
+    pub fn expect_of(&self, app: Uuid, what: &str, check: impl Fn(&ZInfoApp) -> bool) {
+        let found = self
+            .controller
+            .wait_for(DEVICE, what, PATIENCE, |device| device.app(app).filter(|app| check(app)).map(|_| ()));
+        if let Err(overdue) = found {
+            panic!("{overdue}");
+        }
+    }
+
+    fn expect_snapshot(&self, what: &str, n: u8, check: impl Fn(&ZInfoSnapshot) -> bool) {
+        let found = self.controller.wait_for(DEVICE, what, PATIENCE, |device| {
+            device.snapshot(APP, snapshot(n)).filter(|found| check(found)).map(|_| ())
+        });
+        if let Err(overdue) = found {
+            panic!("{overdue}");
+        }
+    }
+
+    /// The newest report's version.
+    pub fn version(&self) -> String {
+        let core = self.controller.core();
+        let device = core.device(DEVICE).expect("known");
+        device.app(APP).map(|app| app.app_version.clone()).unwrap_or_default()
+    }
+
+    /// The guest is not started again for a while, and the version stays.
+    pub fn expect_undisturbed(&self) {
+        let (starts, version) = (self.guest_starts(), self.version());
+        std::thread::sleep(A_WHILE);
+        assert_eq!(self.guest_starts(), starts, "the guest was started again");
+        assert_eq!(self.version(), version);
+    }
+
+    /// Of the application nothing is left under the persist directory.
+    pub fn expect_nothing_left(&self) {
+        self.until("the persist directory to be empty of the application", || self.leftovers().is_empty());
+    }
+
+    /// Files under the persist directory that belong to an application, a volume or a snapshot.
+    pub fn leftovers(&self) -> Vec<PathBuf> {
+        let mut found = Vec::new();
+        for folder in ["snapshots", "vault/volumes", "clear/volumes", "downloads", "quarantine", "domains"] {
+            collect(&self.persist().join(folder), &mut found);
+        }
+        for agent in ["zedmanager", "volumemgr"] {
+            collect(&self.persist().join("status").join(agent), &mut found);
+        }
+        found
+    }
+
+    pub fn images(&self) -> Vec<PathBuf> {
+        let mut found = Vec::new();
+        collect(&self.persist().join("vault/volumes"), &mut found);
+        found.retain(|path| path.extension().is_some_and(|extension| extension == "qcow2"));
+        found
+    }
+
+    pub fn until(&self, what: &str, mut check: impl FnMut() -> bool) {
+        let deadline = Instant::now() + PATIENCE;
+        while !check() {
+            assert!(
+                Instant::now() < deadline,
+                "waited {PATIENCE:?} for {what}; left: {:?}",
+                self.leftovers()
+            );
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+impl Drop for Story {
+    fn drop(&mut self) {
+        if let Some(running) = self.running.take() {
+            running.stop();
+        }
+        if std::thread::panicking()
+            && let Ok(device) = self.controller.core().device(DEVICE)
+        {
+            let newest: Vec<_> = device.latest().values().collect();
+            eprintln!("newest reports: {newest:#?}\nleft: {:#?}", self.leftovers());
+        }
+    }
+}
+
+fn collect(folder: &Path, found: &mut Vec<PathBuf>) {
+    let Ok(entries) = std::fs::read_dir(folder) else { return };
+    for entry in entries.flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            collect(&path, found);
+        } else {
+            found.push(path);
+        }
+    }
+    found.sort();
+}

@@ -1,0 +1,11 @@
+//! Stories told through the controller's wire: the real node with real `qemu-img`, the hypervisor simulated.
+//!
+//! One binary, so that it links once. Each story is a node of its own in a folder of its own.
+
+mod border;
+mod chain;
+mod creation;
+mod deletion;
+mod maximum;
+mod node;
+mod rollback;

@@ -1,0 +1,147 @@
+//! [003] C: rolling back.
+
+use holdfast_tests::story::*;
+
+/// Version 2 runs with data `b`; snapshot 1 holds version 1 with data `a`.
+fn upgraded() -> Option<Story> {
+    let story = Story::deployed()?;
+    story.request(1);
+    story.update_image(2);
+    story.expect_running("2");
+    story.expect_available(1, "1");
+    story.guest_writes(DATA, 1, b'b');
+    Some(story)
+}
+
+/// C4, C5, C7, F2, A4 (!): image and data come back together, and the same snapshot can be named again.
+#[test]
+fn the_same_snapshot_can_be_rolled_back_to_twice() {
+    let Some(story) = upgraded() else { return };
+    story.roll_back(1);
+    story.expect_running("1");
+    story.expect_content(IMAGE, 1, b'1');
+    story.expect_content(DATA, 1, b'a');
+    story.expect_available(1, "1");
+
+    // The guest goes on writing on both; the snapshot does not change with them.
+    story.guest_writes(DATA, 1, b'c');
+    story.guest_writes(IMAGE, 1, b'x');
+    let starts = story.guest_starts();
+    story.roll_back(1);
+    story.until("the second rollback", || story.guest_starts() > starts);
+    story.expect_running("1");
+    story.expect_content(IMAGE, 1, b'1');
+    story.expect_content(DATA, 1, b'a');
+}
+
+/// C5: a controller that has not caught up does not undo the rollback; a new version is obeyed.
+#[test]
+fn the_newer_content_is_held_back_until_a_new_version_comes() {
+    let Some(mut story) = upgraded() else { return };
+    story.roll_back(1);
+    story.expect_running("1");
+    story.expect_undisturbed();
+    story.restart_service();
+    story.expect_undisturbed();
+    assert_eq!(story.version(), "1");
+    story.edit(|device| {
+        device.app(APP).version("3");
+    });
+    story.expect_running("3");
+    story.expect_content(IMAGE, 2, b'2');
+}
+
+/// C5: also if the list of volumes did not change.
+#[test]
+fn volumes_that_did_not_change_are_reverted_too() {
+    let Some(story) = Story::deployed() else { return };
+    story.request(1);
+    story.update_by_restart("2");
+    story.expect_available(1, "1");
+    story.expect_running("2");
+    story.guest_writes(DATA, 1, b'b');
+    story.roll_back(1);
+    story.expect_running("1");
+    story.expect_content(DATA, 1, b'a');
+}
+
+/// C4: a volume attached later is detached, and not destroyed.
+#[test]
+fn a_volume_attached_later_is_detached_and_kept() {
+    let Some(story) = Story::deployed() else { return };
+    story.request(1);
+    story.edit(|device| {
+        device.add_blank_volume(EXTRA, 4 << 20);
+        device.app(APP).volume(EXTRA, 1).version("2");
+    });
+    story.expect_running("2");
+    story.guest_writes(EXTRA, 1, b'e');
+    story.roll_back(1);
+    story.expect_running("1");
+    story.expect_app("only the snapshot's volumes", |app| app.volume_refs.len() == 2);
+    story.expect_content(EXTRA, 1, b'e');
+}
+
+/// K4's counterpart on qcow2: any of them, the newer ones stay (L4).
+#[test]
+fn the_oldest_of_three_can_be_rolled_back_to() {
+    let Some(story) = Story::deployed() else { return };
+    for (n, version, content) in [(1, "2", b'b'), (2, "3", b'c'), (3, "4", b'd')] {
+        story.request(n);
+        story.update_by_restart(version);
+        story.expect_running(version);
+        story.guest_writes(DATA, 1, content);
+    }
+    story.roll_back(1);
+    story.expect_running("1");
+    story.expect_content(DATA, 1, b'a');
+    story.roll_back(3);
+    story.expect_running("3");
+    story.expect_content(DATA, 1, b'c');
+}
+
+/// C6 (!): one volume fails for good; every volume is where it was, the guest runs as before, and a higher counter
+/// is obeyed at once.
+#[test]
+fn a_second_volume_that_fails_leaves_everything_as_it_was() {
+    let Some(story) = upgraded() else { return };
+    story.tool.break_on(Verb::Apply, DATA);
+    story.roll_back(1);
+    story.expect_failed(1, "Input/output error");
+    story.expect_running("2");
+    assert!(story.tool.mend() > 0, "the fault fired");
+    story.expect_content(DATA, 1, b'b');
+    story.expect_content(IMAGE, 2, b'2');
+    story.roll_back(1);
+    story.expect_running("1");
+    story.expect_content(DATA, 1, b'a');
+    story.expect_available(1, "1");
+    story.expect_no_app_error();
+}
+
+/// A4: each counter value acts exactly once, also across restarts and when the config is delivered again.
+#[test]
+fn a_counter_acts_once_also_across_restarts() {
+    let Some(mut story) = upgraded() else { return };
+    story.roll_back(1);
+    story.expect_running("1");
+    story.guest_writes(DATA, 1, b'z');
+    story.reboot();
+    story.expect_running("1");
+    story.expect_undisturbed();
+    story.expect_content(DATA, 1, b'z');
+}
+
+/// A8: to an unknown id, refused on that application; nothing else happens.
+#[test]
+fn a_rollback_to_an_unknown_snapshot_is_refused_by_name() {
+    let Some(story) = upgraded() else { return };
+    story.edit(|device| {
+        let mut app = device.app(APP).roll_back(snapshot(1));
+        app.message_mut().snapshot.get_or_insert_default().active_snapshot = snapshot(9).to_string();
+    });
+    story.expect_app_error(&snapshot(9).to_string());
+    story.expect_undisturbed();
+    assert_eq!(story.version(), "2");
+    story.expect_content(DATA, 1, b'b');
+}
