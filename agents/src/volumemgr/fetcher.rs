@@ -66,6 +66,7 @@ impl HttpFetcher {
     pub fn new() -> Self {
         let config = Agent::config_builder()
             .http_status_as_error(false)
+            .proxy(None)
             .timeout_connect(Some(ANSWER_LIMIT))
             .timeout_recv_response(Some(ANSWER_LIMIT))
             .timeout_recv_body(Some(OPENING_LIMIT))

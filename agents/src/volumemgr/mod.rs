@@ -13,15 +13,15 @@
 //! code goes on from them, once the inventory of disk and storage is taken.
 //!
 //! ```text
-//!   steps.rs    an intent's next step          volumes.rs    fates carried out      jobs.rs       slow work
-//!   request.rs  what a request comes to        contents.rs   downloads              download.rs, fetcher.rs
-//!   fate.rs     what becomes of a volume       snapshots.rs  intents carried out    inventory.rs  the start
-//!   holds.rs    who keeps a volume alive       preflight.rs  questions              report.rs     what others see
+//!   pure:   fate.rs, holds.rs, plan.rs (volumes)   request.rs, steps.rs, answer.rs (snapshots)   retry.rs
+//!   agent:  volumes.rs, outcomes.rs, contents.rs   snapshots.rs, preflight.rs                    report.rs
+//!   jobs:   jobs.rs (as data), work.rs (as done)   inventory.rs (at the start)                   download.rs, fetcher.rs
 //! ```
 //!
 //! Deliberately absent: any opinion on when a guest may be stopped or a snapshot taken (zedmanager's), and any
 //! memory that is neither in a row, in a record, nor on the bus, but for what a job said last.
 
+mod answer;
 mod contents;
 pub mod download;
 pub mod fate;
@@ -29,6 +29,7 @@ pub mod fetcher;
 pub mod holds;
 pub mod inventory;
 pub mod jobs;
+mod outcomes;
 pub mod plan;
 mod preflight;
 mod report;
@@ -40,6 +41,7 @@ pub mod testing;
 #[cfg(test)]
 mod tests;
 mod volumes;
+mod work;
 
 use std::collections::BTreeMap;
 
@@ -232,7 +234,7 @@ impl Agent for Volumemgr {
     }
 
     fn run_job(job: VolumeJob, env: &Env, cx: &JobContext<Event>) -> Event {
-        jobs::run(job, env, cx)
+        work::run(job, env, cx)
     }
 
     fn mode_changed(_mode: &NodeMode) -> Option<Event> {
@@ -277,7 +279,9 @@ impl Volumemgr {
             }
             Event::Request(change) => {
                 inputs.requests_complete |= matches!(change, Change::Restarted(_));
-                keep(&mut inputs.requests, change);
+                if let Some(snapshot) = keep(&mut inputs.requests, change) {
+                    self.request_changed(snapshot);
+                }
             }
             Event::Question(change) => drop(keep(&mut inputs.questions, change)),
             Event::ModeChanged => {}

@@ -64,7 +64,8 @@ impl Volumemgr {
             state: stage,
             progress,
             format: row.map(|row| row.format),
-            read_only: config.is_some_and(|config| config.read_only),
+            // As it was made: a volume that takes no part in snapshots must not become writable behind them.
+            read_only: row.map(|row| &row.config).or(config).is_some_and(|config| config.read_only),
             size_bytes: facts
                 .map(|facts| facts.virtual_size_bytes)
                 .or(row.map(|row| row.size_bytes))

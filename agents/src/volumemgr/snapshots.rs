@@ -12,14 +12,14 @@ use std::collections::BTreeMap;
 
 use holdfast_persist::record;
 use holdfast_types::{
-    AppId, EntityKind, ErrorReport, IntentStage, OperationNumber, RecordedMeta, SnapshotAction, SnapshotId,
-    SnapshotIntent, Timestamp, VolumeId, VolumeKey, VolumeRecord, VolumeSnapshotMeta, VolumeStage,
-    VolumesSnapshotConfig, VolumesSnapshotStatus,
+    EntityKind, ErrorReport, IntentStage, OperationNumber, SnapshotAction, SnapshotId, SnapshotIntent,
+    VolumeId, VolumeKey, VolumeRecord, VolumeStage, VolumesSnapshotConfig, VolumesSnapshotStatus,
 };
 use holdfast_volumehandlers::SnapshotMeta;
 
 use crate::runtime::{Ctx, NodeMode};
 
+use super::answer::{about_whole, blank, cut_status, status_of};
 use super::jobs::{Place, StepOrder, VolumeJob};
 use super::request::{Stored, Verdict, deletion, judge};
 use super::retry::Failure;
@@ -194,10 +194,7 @@ impl Volumemgr {
                 let started = volumes.iter().filter(|volume| self.start_step(intent, volume, cx)).count();
                 started < volumes.len()
             }
-            Next::Wait => {
-                self.refuse_behind_answered(intent, cx);
-                false
-            }
+            Next::Wait => false,
             Next::Enter { stage, failure } => {
                 tracing::info!(snapshot = %intent.snapshot, action = ?intent.action, ?stage, "stage entered");
                 self.cancel_step_timers(intent, cx);
@@ -315,6 +312,17 @@ impl Volumemgr {
         let progress = self.snapshots.get_mut(&snapshot).and_then(|state| state.progress.get_mut(&volume));
         if let Some(progress @ Progress::Failed { .. }) = progress {
             *progress = Progress::Due;
+        }
+    }
+
+    /// Something else is asked for: tidying that did not succeed is due at once, for the guest may be down now.
+    pub(super) fn request_changed(&mut self, snapshot: SnapshotId) {
+        let Some(state) = self.snapshots.get_mut(&snapshot).filter(|state| state.answered) else { return };
+        state.tries.clear();
+        for progress in state.progress.values_mut() {
+            if matches!(progress, Progress::Failed { .. }) {
+                *progress = Progress::Due;
+            }
         }
     }
 
@@ -437,79 +445,4 @@ impl Volumemgr {
             self.refuse(&request, failure, cx);
         }
     }
-}
-
-/// The status a snapshot has without any request.
-fn status_of(snapshot: SnapshotId, stored: &Stored, now: Timestamp) -> Option<VolumesSnapshotStatus> {
-    match stored {
-        Stored::Nothing => None,
-        Stored::Whole(record) => Some(record.clone()),
-        Stored::Damaged { reason, app, .. } => {
-            let app = app.unwrap_or(AppId(uuid::Uuid::nil()));
-            let error = ErrorReport::new(format!("snapshot {snapshot} is damaged: {reason}"), now)
-                .about(EntityKind::AppInstance, app);
-            Some(VolumesSnapshotStatus { error: Some(error), ..blank(snapshot, app, stored) })
-        }
-    }
-}
-
-/// What is stored, without a result.
-fn blank(snapshot: SnapshotId, app: AppId, stored: &Stored) -> VolumesSnapshotStatus {
-    let (meta, time_created, ref_count, operation) = match stored {
-        Stored::Whole(record) if record.app == app => {
-            (record.meta.clone(), record.time_created, record.ref_count, record.operation)
-        }
-        _ => (BTreeMap::new(), None, 0, OperationNumber::default()),
-    };
-    VolumesSnapshotStatus {
-        snapshot,
-        meta,
-        time_created,
-        app,
-        ref_count,
-        result_of: SnapshotAction::Unspecified,
-        operation,
-        error: None,
-    }
-}
-
-/// The record of a snapshot whose volumes are all cut.
-fn cut_status(
-    intent: &SnapshotIntent,
-    cut: &BTreeMap<VolumeId, SnapshotMeta>,
-    now: Timestamp,
-) -> VolumesSnapshotStatus {
-    let recorded = |(volume, meta): (&VolumeId, &RecordedMeta)| {
-        let size_bytes = cut.get(volume).map_or(meta.size_bytes, |cut| cut.size_bytes);
-        (*volume, VolumeSnapshotMeta::Recorded(RecordedMeta { size_bytes, ..meta.clone() }))
-    };
-    VolumesSnapshotStatus {
-        snapshot: intent.snapshot,
-        meta: intent.volumes.iter().map(recorded).collect(),
-        time_created: Some(cut.values().map(|cut| cut.created_at).max().unwrap_or(now)),
-        app: intent.app,
-        ref_count: 0,
-        result_of: SnapshotAction::Create,
-        operation: intent.operation,
-        error: None,
-    }
-}
-
-/// The failure of one volume as the failure of the whole.
-fn about_whole(intent: &SnapshotIntent, failure: ErrorReport) -> ErrorReport {
-    let what = match intent.action {
-        SnapshotAction::Rollback => "rollback to",
-        _ => "creation of",
-    };
-    let retry_condition = if failure.retry_condition.is_empty() {
-        "can be asked for again when the cause is removed"
-    } else {
-        "can be asked for again"
-    };
-    ErrorReport {
-        summary: format!("{what} snapshot {} failed: {}", intent.snapshot, failure.summary),
-        retry_condition: retry_condition.into(),
-        ..failure
-    }
-    .about(EntityKind::AppInstance, intent.app)
 }

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use holdfast_types::{
-    EntityKind, ErrorReport, SnapshotIntent, VolumeConfig, VolumeId, VolumeKey, VolumeRecord, VolumeStage,
+    ErrorReport, SnapshotIntent, VolumeConfig, VolumeId, VolumeKey, VolumeRecord, VolumeStage,
 };
 use holdfast_volumehandlers::{Source, VolumeFacts};
 
@@ -19,7 +19,7 @@ use super::holds::Holds;
 use super::jobs::{Place, VolumeJob, create_id};
 use super::request::{Stored, Volumes};
 use super::retry::{Failure, Trouble};
-use super::{Again, Volumemgr, again_after, may_change, no_more_tries, plan};
+use super::{Again, Volumemgr, may_change, no_more_tries, plan};
 
 /// What is known of a volume beside its row.
 #[derive(Debug, Clone, Default)]
@@ -31,8 +31,8 @@ pub(super) struct VolumeState {
     pub(super) wants_check: bool,
     pub(super) percent: u8,
     /// An earlier process may have left something under its name.
-    remains: bool,
-    tries: u32,
+    pub(super) remains: bool,
+    pub(super) tries: u32,
 }
 
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -275,130 +275,6 @@ impl Volumemgr {
         }
     }
 
-    pub(super) fn checked(
-        &mut self,
-        key: VolumeKey,
-        result: Result<VolumeFacts, Failure>,
-        cx: &mut Ctx<Self>,
-    ) {
-        let Some(state) = self.volumes.get_mut(&key) else { return };
-        let doing = match state.work {
-            Work::Doing(doing @ (Doing::Checking | Doing::Adopting)) => doing,
-            _ => return,
-        };
-        match result {
-            Ok(facts) => {
-                state.has_succeeded(facts);
-                match doing {
-                    Doing::Adopting => self.adopted(key, facts, cx),
-                    _ => remember_size(key, facts, cx),
-                }
-            }
-            Err(failure) => {
-                // The file may come back, or be put back: looked at again now and then, whatever was wrong.
-                let failure = Failure { retry_condition: Some(looked_at_again(&failure)), ..failure };
-                self.volume_failed(key, doing, &failure, cx);
-            }
-        }
-    }
-
-    fn adopted(&mut self, key: VolumeKey, facts: VolumeFacts, cx: &mut Ctx<Self>) {
-        let (Some(stray), Some(config)) = (self.strays.remove(&key), self.config_for_adoption(&key)) else {
-            return;
-        };
-        cx.publish(VolumeRecord {
-            config,
-            handler: plan::handler_name(stray.format).into(),
-            format: stray.format,
-            file_location: stray.file_location,
-            stage: VolumeStage::Created,
-            size_bytes: facts.virtual_size_bytes,
-            sha256: String::new(),
-        });
-    }
-
-    /// As configured; a volume that is only referred to is taken for a blank one of its size.
-    fn config_for_adoption(&self, key: &VolumeKey) -> Option<VolumeConfig> {
-        let listed = self.inputs.volumes.get(key).cloned();
-        listed.or_else(|| {
-            Some(VolumeConfig {
-                key: *key,
-                origin: holdfast_types::VolumeOrigin::Blank,
-                max_size_bytes: self.volumes.get(key)?.facts?.virtual_size_bytes,
-                read_only: false,
-                clear_text: false,
-                display_name: String::new(),
-            })
-        })
-    }
-
-    pub(super) fn make_progressed(&mut self, key: VolumeKey, percent: u8) {
-        if let Some(state) = self.volumes.get_mut(&key) {
-            state.percent = percent;
-        }
-    }
-
-    pub(super) fn made(&mut self, key: VolumeKey, result: Result<VolumeFacts, Failure>, cx: &mut Ctx<Self>) {
-        let Some(state) = self.volumes.get_mut(&key) else { return };
-        if state.work != Work::Doing(Doing::Creating) {
-            return;
-        }
-        let Some(row) = cx.get::<VolumeRecord>(&key) else { return };
-        match result {
-            Ok(facts) => {
-                state.has_succeeded(facts);
-                state.remains = false;
-                tracing::info!(volume = %key, size_bytes = facts.virtual_size_bytes, "volume made");
-                let size_bytes = facts.virtual_size_bytes;
-                cx.publish(VolumeRecord { stage: VolumeStage::Created, size_bytes, ..(*row).clone() });
-            }
-            Err(failure) => {
-                // The image itself may be what is wrong: it is verified again before the next try.
-                if let Some(tree) = plan::content_tree_of(&row.config)
-                    && matches!(self.contents.get(&tree), Some(ContentState::Ready(_)))
-                {
-                    self.contents.insert(tree, ContentState::Leftover);
-                }
-                self.volume_failed(key, Doing::Creating, &failure, cx);
-            }
-        }
-    }
-
-    pub(super) fn destroyed(&mut self, key: VolumeKey, result: Result<(), Failure>, cx: &mut Ctx<Self>) {
-        match result {
-            Ok(()) => {
-                tracing::info!(volume = %key, "volume gone");
-                cx.unpublish::<VolumeRecord>(&key);
-                self.volumes.remove(&key);
-            }
-            // Whatever was wrong: what is to go is tried until it is gone.
-            Err(failure) => {
-                let failure = Failure { retry_condition: Some(looked_at_again(&failure)), ..failure };
-                self.volume_failed(key, Doing::Destroying, &failure, cx);
-            }
-        }
-    }
-
-    fn volume_failed(&mut self, key: VolumeKey, doing: Doing, failure: &Failure, cx: &mut Ctx<Self>) {
-        let error = failure.report(cx.now()).about(EntityKind::Volume, key.volume);
-        tracing::warn!(volume = %key, error = error.summary, "volume in trouble");
-        let state = self.volumes.entry(key).or_default();
-        let trouble = Trouble::after(state.tries, failure, error);
-        state.tries = trouble.tries;
-        if !trouble.permanent {
-            again_after(cx, Again::Volume(key), trouble.tries);
-        }
-        state.work = Work::Failed { doing, trouble };
-    }
-
-    pub(super) fn volume_due(&mut self, key: VolumeKey) {
-        if let Some(state) = self.volumes.get_mut(&key)
-            && matches!(state.work, Work::Failed { .. })
-        {
-            state.work = Work::Idle;
-        }
-    }
-
     /// Configured anew: what failed is due at once.
     pub(super) fn forgive_volume(&mut self, key: &VolumeKey, cx: &mut Ctx<Self>) {
         no_more_tries(cx, Again::Volume(*key));
@@ -419,23 +295,4 @@ impl Volumemgr {
             state.wants_check = true;
         }
     }
-}
-
-impl VolumeState {
-    fn has_succeeded(&mut self, facts: VolumeFacts) {
-        self.facts = Some(facts);
-        self.work = Work::Idle;
-        self.tries = 0;
-    }
-}
-
-/// A rollback may have changed the size ([003] J3).
-fn remember_size(key: VolumeKey, facts: VolumeFacts, cx: &mut Ctx<Volumemgr>) {
-    if let Some(row) = cx.get::<VolumeRecord>(&key) {
-        cx.publish(VolumeRecord { size_bytes: facts.virtual_size_bytes, ..(*row).clone() });
-    }
-}
-
-fn looked_at_again(failure: &Failure) -> &'static str {
-    failure.retry_condition.unwrap_or("looked at again with growing delay")
 }

@@ -28,6 +28,21 @@ fn restarted(node: Node, request: &VolumesSnapshotConfig) -> Node {
     node
 }
 
+/// The same, but zedmanager repeats its request only after it has said `Restarted`: it waits for the guest to be
+/// confirmed down again. What was begun is given up meanwhile, and made anew.
+fn restarted_late(node: Node, request: &VolumesSnapshotConfig) -> Node {
+    let mut node = node.cut_power();
+    node.start();
+    for key in both() {
+        node.bench.publish(blank(key));
+        node.bench.publish(VolumeRefConfig { key: reference(key) });
+    }
+    node.everybody_speaks();
+    node.bench.publish(request.clone());
+    node.wait(Duration::from_secs(5));
+    node
+}
+
 /// Runs the request's jobs until so many are done; false when there were fewer.
 fn run_some(node: &mut Node, count: usize) -> bool {
     for _ in 0..count {
@@ -54,16 +69,18 @@ fn expect_whole(node: &Node, content: &str, story: &str) {
 #[test]
 fn a_create_is_finished_wherever_it_was_cut() {
     let request = request(Create, 1, &both());
-    for jobs_done in 0.. {
-        let mut node = Node::with_volumes(2);
-        node.bench.publish(request.clone());
-        let was_cut = run_some(&mut node, jobs_done);
-        let node = restarted(node, &request);
-        let status = node.expect_success(Create, 1);
-        assert_eq!(node.record(), Some(status));
-        expect_whole(&node, "first", &format!("cut after {jobs_done} jobs"));
-        if !was_cut {
-            break;
+    for restart in [restarted, restarted_late] {
+        for jobs_done in 0.. {
+            let mut node = Node::with_volumes(2);
+            node.bench.publish(request.clone());
+            let was_cut = run_some(&mut node, jobs_done);
+            let node = restart(node, &request);
+            let status = node.expect_success(Create, 1);
+            assert_eq!(node.record(), Some(status));
+            expect_whole(&node, "first", &format!("cut after {jobs_done} jobs"));
+            if !was_cut {
+                break;
+            }
         }
     }
 }

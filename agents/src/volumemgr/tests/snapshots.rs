@@ -180,6 +180,24 @@ fn if_a_volume_cannot_be_reverted_every_volume_is_where_it_was() {
 }
 
 #[test]
+fn tidying_that_fails_keeps_nobody_waiting_and_is_done_before_the_next_action() {
+    let mut node = snapshotted();
+    (0..40).for_each(|_| node.tool.fail_next(Verb::SnapshotDelete, passing()));
+    node.request(Rollback, 2, &both());
+    node.wait(Duration::from_secs(10));
+    node.expect_success(Rollback, 2);
+    assert_eq!(node.intents()[0].stage, IntentStage::CleaningUp);
+    node.request(Rollback, 3, &both());
+    node.wait(Duration::from_secs(10));
+    assert!(node.expect_failure(Rollback, 3).summary.contains("operation 2"));
+    node.wait(Duration::from_secs(3600));
+    node.expect_tidy(&both());
+    expect_content(&node, "first");
+    node.request(Rollback, 4, &both());
+    node.expect_success(Rollback, 4);
+}
+
+#[test]
 fn if_a_safety_snapshot_cannot_be_cut_nothing_is_touched() {
     let mut node = snapshotted();
     for _ in 0..3 {
