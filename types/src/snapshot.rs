@@ -145,6 +145,10 @@ pub struct VolumesSnapshotConfig {
     pub app: AppId,
     #[serde(rename = "OperationNumber")]
     pub operation: OperationNumber,
+    /// True when it was cut before, by that operation: it is kept, and never made again should storage have lost
+    /// it. It would be a snapshot of another day under the old name.
+    #[serde(rename = "Made", default)]
+    pub made: bool,
 }
 
 impl Topic for VolumesSnapshotConfig {

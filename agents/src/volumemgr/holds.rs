@@ -144,6 +144,7 @@ mod tests {
             volumes: vec![key(1, 0)],
             app: app(1),
             operation: OperationNumber(1),
+            made: false,
         };
         let mut holds = Holds::default();
         holds.held_by_request(&request(SnapshotAction::Rollback));

@@ -5,13 +5,14 @@
 //! | a whole record          | as recorded                  | remains go first (B6)  | begin                |
 //! | the record of another app | refused                    | refused                | refused              |
 //! | a damaged record        | refused, says why            | refused, says why      | refused, says why    |
-//! | nothing                 | begin                        | begin                  | refused: unknown     |
+//! | nothing                 | refused: it was made before  | begin                  | refused: unknown     |
 //!
 //! A request that was answered before (the same action and number) gets the same answer: a number acts once.
 //!
 //! zedmanager repeats the request of every snapshot it knows after a restart, with the number of its making and
-//! whether or not the guest runs. Hence the two careful lines: an equal number is never made again, and where
-//! the record is damaged nothing is made in its place; it would be a snapshot of another day under the old name.
+//! whether or not the guest runs, and marks it as made. Hence the two careful lines: what was made is never made
+//! again, and where the record is damaged nothing is made in its place; it would be a snapshot of another day
+//! under the old name.
 
 use std::collections::BTreeMap;
 
@@ -82,6 +83,9 @@ pub fn judge(
         (Stored::Whole(_), SnapshotAction::Create) => Verdict::DeleteFirst,
         (Stored::Damaged { reason, .. }, _) => {
             Verdict::Refuse(format!("snapshot {} is damaged: {reason}", request.snapshot))
+        }
+        (Stored::Nothing, SnapshotAction::Create) if request.made => {
+            Verdict::Refuse(format!("storage has no record of snapshot {}", request.snapshot))
         }
         (Stored::Nothing, SnapshotAction::Create) => begin_create(request, volumes, now),
         (Stored::Nothing, SnapshotAction::Rollback) => {

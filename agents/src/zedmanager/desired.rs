@@ -26,6 +26,7 @@ pub fn snapshot_configs(state: &AppInstanceState, facts: &Facts<'_>) -> Vec<Volu
         .snapshots
         .iter()
         .filter_map(|(id, entry)| {
+            let made = !matches!(entry.state, SnapshotState::Cutting { .. });
             let (action, operation, volumes) = match &entry.state {
                 SnapshotState::Available(instance) => kept(state, facts, *id, instance)?,
                 SnapshotState::Failed(instance) if instance.time_created.is_some() => {
@@ -38,7 +39,7 @@ pub fn snapshot_configs(state: &AppInstanceState, facts: &Facts<'_>) -> Vec<Volu
                 | SnapshotState::Deleting { .. }
                 | SnapshotState::Trimmed => return None,
             };
-            Some(VolumesSnapshotConfig { snapshot: *id, action, volumes, app: state.app, operation })
+            Some(VolumesSnapshotConfig { snapshot: *id, action, volumes, app: state.app, operation, made })
         })
         .collect()
 }

@@ -166,8 +166,11 @@ fn take_in_storage_damage(state: &mut AppInstanceState, facts: &Facts<'_>) {
         let SnapshotState::Available(instance) = &entry.state else { continue };
         let problem = match facts.storage.get(id) {
             None => Some(ErrorReport::new(format!("storage has no record of snapshot {id}"), facts.now)),
-            Some(status) if status.result_of == SnapshotAction::Unspecified => status.error.clone(),
-            Some(_) => None,
+            // A rollback or a deletion may fail and the snapshot be whole; an answer to its making may not.
+            Some(status) => match status.result_of {
+                SnapshotAction::Unspecified | SnapshotAction::Create => status.error.clone(),
+                SnapshotAction::Rollback | SnapshotAction::Delete => None,
+            },
         };
         if let Some(error) = problem {
             entry.state = SnapshotState::Failed(SnapshotInstanceStatus {

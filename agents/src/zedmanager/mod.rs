@@ -119,6 +119,8 @@ pub struct Zedmanager {
     config_complete: bool,
     storage_known: bool,
     domains_known: bool,
+    /// Every domain that is wanted stands on the bus, and domainmgr was told that this is all.
+    domains_wished: bool,
 }
 
 impl Zedmanager {
@@ -137,6 +139,7 @@ impl Zedmanager {
             config_complete: false,
             storage_known: false,
             domains_known: false,
+            domains_wished: false,
         }
     }
 }
@@ -191,6 +194,7 @@ impl Agent for Zedmanager {
         for app in concerned {
             self.settle(app, cx);
         }
+        self.complete_domain_wishes(cx);
     }
 
     fn run_job(_job: Self::Job, env: &Env, _cx: &JobContext<Event>) -> Event {
@@ -343,7 +347,6 @@ impl Zedmanager {
         cx.signal_restarted::<VolumeRefConfig>();
         cx.signal_restarted::<VolumesSnapshotConfig>();
         cx.signal_restarted::<SnapshotPreflightConfig>();
-        cx.signal_restarted::<DomainConfig>();
         apps
     }
 
@@ -541,6 +544,17 @@ impl Zedmanager {
         replace(cx, preflights, |row: &SnapshotPreflightConfig| row.app == id);
         if let Domain::Wanted(config) = domain {
             self.publish_domain(id, *config, cx);
+        }
+    }
+
+    /// Tells domainmgr, once, that a domain without a config is nobody's. Not before each application of the rows
+    /// has its config: the ones whose volumes are not known yet would look unwanted, and be stopped ([003] G8).
+    fn complete_domain_wishes(&mut self, cx: &mut Ctx<Self>) {
+        let has_wish =
+            |app: &App| app.state.applied.is_none() || cx.get::<DomainConfig>(&app.state.app).is_some();
+        if !self.domains_wished && self.apps.values().all(has_wish) {
+            self.domains_wished = true;
+            cx.signal_restarted::<DomainConfig>();
         }
     }
 

@@ -27,6 +27,8 @@ struct Fault {
     verb: Verb,
     /// Part of the image's file name.
     image: String,
+    /// How often it still fires.
+    left: usize,
     fired: usize,
 }
 
@@ -38,7 +40,12 @@ impl FailingTool {
 
     /// From now on this fails with an input/output error, on images whose name holds this text.
     pub fn break_on(&self, verb: Verb, image: impl ToString) {
-        let fault = Fault { verb, image: image.to_string(), fired: 0 };
+        self.break_times(usize::MAX, verb, image);
+    }
+
+    /// The same, so many times; then the disk is well again.
+    pub fn break_times(&self, times: usize, verb: Verb, image: impl ToString) {
+        let fault = Fault { verb, image: image.to_string(), left: times, fired: 0 };
         self.broken.lock().expect("no holder panics").push(fault);
     }
 
@@ -52,8 +59,10 @@ impl FailingTool {
             image.file_name().map(|name| PathBuf::from(name).display().to_string()).unwrap_or_default();
         let mut broken = self.broken.lock().expect("no holder panics");
         match broken.iter_mut().find(|fault| fault.verb == verb && name.contains(&fault.image)) {
+            Some(fault) if fault.left == 0 => Ok(()),
             Some(fault) => {
                 fault.fired += 1;
+                fault.left -= 1;
                 Err(ToolError::Failed {
                     program: "qemu-img".into(),
                     status: "exit status: 1".into(),

@@ -240,6 +240,7 @@ pub(super) fn request(
         volumes: volumes.to_vec(),
         app: app(1),
         operation: OperationNumber(operation),
+        made: false,
     }
 }
 
