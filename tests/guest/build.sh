@@ -19,15 +19,23 @@ up_to_date() { [ -s "$out/vmlinuz" ] && [ "$out/initrd.img" -nt "$here/init" ] &
 # pvpanic tells the machine that the kernel has crashed.
 modules=(virtio_ring virtio virtio_pci_modern_dev virtio_pci_legacy_dev virtio_pci virtio_blk evdev button pvpanic pvpanic-pci)
 
+kernel_package() { # the package with the current version in its name, that linux-image-cloud-amd64 stands for
+    apt-cache depends linux-image-cloud-amd64 2>/dev/null | sed -n 's/^ *Depends: \(linux-image-[0-9].*\)/\1/p' | head -n 1
+}
+
+download() { # download PACKAGE: into OUTDIR/cache, as ourselves, because apt's sandbox user may not be allowed to write there
+    (cd "$out/cache" && apt-get download -qq -o APT::Sandbox::User="$(id -un)" "$1")
+}
+
 fetch_kernel() { # leaves the unpacked package in OUTDIR/cache/kernel
     [ -e "$out/cache/kernel/complete" ] && return
     local package
-    package=$(apt-cache depends linux-image-cloud-amd64 | sed -n 's/^ *Depends: \(linux-image-[0-9].*\)/\1/p' | head -n 1)
+    package=$(kernel_package) || true
     [ -n "$package" ] || fail "no linux-image-cloud-amd64 in the package lists: run 'apt-get update' (tests/setup/install.sh does)"
     echo "guest: downloading $package"
     rm -rf "$out/cache/kernel" "$out"/cache/*.deb
-    # The sandbox user of apt may not be allowed to write into OUTDIR; downloading as ourselves needs no such user.
-    (cd "$out/cache" && apt-get download -qq -o APT::Sandbox::User="$(id -un)" "$package") ||
+    # Package lists that are some weeks old name a kernel that is no longer there; only root can refresh them.
+    download "$package" || { [ "$(id -u)" -eq 0 ] && apt-get update -qq && package=$(kernel_package) && download "$package"; } ||
         fail "cannot download $package: are the package lists current (apt-get update)?"
     dpkg-deb -x "$out"/cache/*.deb "$out/cache/kernel"
     rm "$out"/cache/*.deb
