@@ -19,6 +19,9 @@ const START_DEADLINE: Duration = Duration::from_secs(60);
 /// After SIGKILL a process goes within moments, unless it hangs in a device; then there is nothing but to wait.
 const KILL_DEADLINE: Duration = Duration::from_secs(30);
 
+/// Long enough that a guest which is shutting down is not pressed at every turn.
+const PRESS_AGAIN_AFTER: Duration = Duration::from_secs(3);
+
 /// The seams of this agent's jobs.
 #[derive(Debug)]
 pub struct Env {
@@ -163,18 +166,12 @@ pub fn console_log(layout: &PersistLayout, app: AppId) -> PathBuf {
 
 /// ACPI first, then, when the guest's patience is used up, force ([003] B2). Done only when the process is gone.
 fn stop(vmm: &dyn Vmm, domain: &Domain, patience: Duration, cx: &JobContext<Event>) -> Stopped {
-    let cancelled = || cx.cancelled();
-    if let Err(error) = vmm.request_shutdown(domain) {
-        tracing::warn!(app = %domain.app, error = error_chain(&error), "cannot be asked to shut down");
-    } else {
-        match vmm.wait_gone(domain, &Wait { at_most: patience, cancelled: &cancelled }) {
-            Ok(Some(_)) => return Stopped::Gone,
-            Ok(None) if cx.cancelled() => {
-                return Stopped::NotGone("given up because the node stops".to_owned());
-            }
-            Ok(None) => {}
-            Err(error) => return Stopped::NotGone(error_chain(&error)),
-        }
+    match ask_to_shut_down(vmm, domain, patience, cx) {
+        Ok(true) => return Stopped::Gone,
+        Ok(false) if cx.cancelled() => return Stopped::NotGone("given up because the node stops".to_owned()),
+        Ok(false) => {}
+        // A QEMU that does not listen is no reason to leave it running.
+        Err(error) => tracing::warn!(app = %domain.app, error, "cannot be asked to shut down"),
     }
     if let Err(error) = vmm.kill(domain) {
         return Stopped::NotGone(error_chain(&error));
@@ -183,6 +180,29 @@ fn stop(vmm: &dyn Vmm, domain: &Domain, patience: Duration, cx: &JobContext<Even
         Ok(Some(_)) => Stopped::Forced,
         Ok(None) => Stopped::NotGone("killed, and still there".to_owned()),
         Err(error) => Stopped::NotGone(error_chain(&error)),
+    }
+}
+
+/// Presses the power button, and again now and then: a guest that is still booting hears none. True: it is gone.
+fn ask_to_shut_down(
+    vmm: &dyn Vmm,
+    domain: &Domain,
+    patience: Duration,
+    cx: &JobContext<Event>,
+) -> Result<bool, String> {
+    let cancelled = || cx.cancelled();
+    let mut left = patience;
+    loop {
+        vmm.request_shutdown(domain).map_err(|error| error_chain(&error))?;
+        let at_most = left.min(PRESS_AGAIN_AFTER);
+        let gone = vmm.wait_gone(domain, &Wait { at_most, cancelled: &cancelled });
+        if gone.map_err(|error| error_chain(&error))?.is_some() {
+            return Ok(true);
+        }
+        left -= at_most;
+        if left.is_zero() || cx.cancelled() {
+            return Ok(false);
+        }
     }
 }
 
