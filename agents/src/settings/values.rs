@@ -7,6 +7,7 @@ use holdfast_types::DeviceId;
 use tracing_subscriber::EnvFilter;
 
 use crate::domainmgr::vmm::Accel;
+use crate::wire::link::HttpLink;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogFormat {
@@ -47,7 +48,10 @@ pub fn controller(text: &str) -> Result<String, String> {
     if host.is_empty() || text.contains(|c: char| c.is_whitespace() || c.is_control()) {
         return Err("an address such as http://controller:8080 is expected".into());
     }
-    Ok(text.trim_end_matches('/').to_string())
+    let address = text.trim_end_matches('/');
+    // The link has the last word on what an address is.
+    HttpLink::new(address, uuid::Uuid::nil()).map_err(|refused| refused.to_string())?;
+    Ok(address.to_string())
 }
 
 pub fn device(text: &str) -> Result<DeviceId, String> {

@@ -162,15 +162,13 @@ impl Manager {
         command.env("NOTIFY_SOCKET", &self.path).env("WATCHDOG_USEC", "300000")
     }
 
-    /// Waits for this word, passing over others.
+    /// Waits for a line that begins with this, passing over others.
     fn hear(&self, word: &str) {
         let mut buffer = [0; 4096];
-        loop {
+        until(word, || {
             let length = self.socket.recv(&mut buffer).unwrap_or_else(|e| panic!("no {word}: {e}"));
-            if String::from_utf8_lossy(&buffer[..length]).lines().any(|line| line == word) {
-                return;
-            }
-        }
+            String::from_utf8_lossy(&buffer[..length]).lines().any(|line| line.starts_with(word))
+        });
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::io::Read;
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 pub const DEADLINE: Duration = Duration::from_secs(20);
@@ -18,10 +18,14 @@ pub fn holdfast(arguments: &[&str]) -> Command {
     command
 }
 
-/// Runs it to its end.
+/// Runs it to its end. What it prints fits into a pipe.
 pub fn run(command: &mut Command) -> Ran {
-    let output = command.output().expect("the binary can be run");
-    Ran::from(output)
+    let mut running = Running(command.spawn().expect("the binary can be run"));
+    let mut out = String::new();
+    let mut pipe = running.0.stdout.take().expect("standard output is a pipe");
+    let (code, err) = running.ended();
+    pipe.read_to_string(&mut out).expect("the command prints UTF-8");
+    Ran { code: code.expect("the command ends by itself"), out, err }
 }
 
 pub fn ask(socket: &Path, arguments: &[&str]) -> Ran {
@@ -33,17 +37,6 @@ pub struct Ran {
     pub code: i32,
     pub out: String,
     pub err: String,
-}
-
-impl From<Output> for Ran {
-    fn from(output: Output) -> Self {
-        let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("the command prints UTF-8");
-        Ran {
-            code: output.status.code().expect("the command ends by itself"),
-            out: text(output.stdout),
-            err: text(output.stderr),
-        }
-    }
 }
 
 /// Waits, with a deadline, until this holds.
