@@ -27,12 +27,35 @@ pub struct OpsCommand {
     pub counter: u32,
 }
 
-/// How the guest's processor is virtualised.
+/// How the guest's processor is virtualised, with EVE's numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(from = "i32", into = "i32")]
 pub enum VirtualizationMode {
     #[default]
     Pv,
     Hvm,
+    /// One this node makes no difference for.
+    Other(i32),
+}
+
+impl From<i32> for VirtualizationMode {
+    fn from(number: i32) -> Self {
+        match number {
+            0 => VirtualizationMode::Pv,
+            1 => VirtualizationMode::Hvm,
+            other => VirtualizationMode::Other(other),
+        }
+    }
+}
+
+impl From<VirtualizationMode> for i32 {
+    fn from(mode: VirtualizationMode) -> i32 {
+        match mode {
+            VirtualizationMode::Pv => 0,
+            VirtualizationMode::Hvm => 1,
+            VirtualizationMode::Other(other) => other,
+        }
+    }
 }
 
 /// The virtual machine's resources.

@@ -9,8 +9,11 @@ use serde::{Deserialize, Serialize};
 pub type Timestamp = DateTime<Utc>;
 
 /// Go's zero time, which EVE writes where no time is known; read as "none".
-pub fn is_zero_time(time: &Timestamp) -> bool {
-    time.timestamp() <= -62_135_596_800
+pub(crate) fn zero_is_none<'de, D: serde::Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<Timestamp>, D::Error> {
+    const YEAR_ONE: i64 = -62_135_596_800;
+    Ok(Option::<Timestamp>::deserialize(deserializer)?.filter(|time| time.timestamp() > YEAR_ONE))
 }
 
 /// How bad it is, with EVE's numbers.

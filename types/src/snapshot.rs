@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::app::{UUID_AND_VERSION, UuidAndVersion, null_is_default};
-use crate::error::{ErrorReport, Timestamp, optional_error};
+use crate::error::{ErrorReport, Timestamp, optional_error, zero_is_none};
 use crate::ids::{AppId, Generation, OperationNumber, SnapshotId, VolumeId, VolumeKey};
 use crate::shape::{Field, Record, Shape};
 use crate::topic::{Durability, Topic};
@@ -63,10 +63,10 @@ pub struct SnapshotInstanceStatus {
     #[serde(rename = "Reported", default)]
     pub reported: bool,
     /// When its update or its order came.
-    #[serde(rename = "TimeTriggered", default)]
+    #[serde(rename = "TimeTriggered", default, deserialize_with = "zero_is_none")]
     pub time_triggered: Option<Timestamp>,
     /// When it was cut, UTC ([003] B8).
-    #[serde(rename = "TimeCreated", default)]
+    #[serde(rename = "TimeCreated", default, deserialize_with = "zero_is_none")]
     pub time_created: Option<Timestamp>,
     #[serde(rename = "AppInstanceID")]
     pub app: AppId,
@@ -192,7 +192,7 @@ pub struct VolumesSnapshotStatus {
     #[serde(rename = "VolumeSnapshotMeta", deserialize_with = "null_is_default")]
     pub meta: BTreeMap<VolumeId, VolumeSnapshotMeta>,
     /// When storage cut it, UTC.
-    #[serde(rename = "TimeCreated", default)]
+    #[serde(rename = "TimeCreated", default, deserialize_with = "zero_is_none")]
     pub time_created: Option<Timestamp>,
     #[serde(rename = "AppUUID")]
     pub app: AppId,
@@ -284,5 +284,65 @@ impl Topic for SnapshotPreflightStatus {
 
     fn key(&self) -> SnapshotId {
         self.snapshot
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::app::{AppInstanceConfig, VirtualizationMode};
+
+    const APP: &str = "6f1d2c1e-0c1b-4a53-9d0e-5b7a1f3c9adb";
+    const SNAPSHOT: &str = "6f1d2c1e-0c1b-4a53-9d0e-5b7a1f3c9a51";
+    const VOLUME: &str = "6f1d2c1e-0c1b-4a53-9d0e-5b7a1f3c9ada";
+
+    /// A record as Go writes EVE's struct: every field there, zero times, empty error.
+    #[test]
+    fn eves_descriptor_of_a_snapshot_is_read() {
+        let text = format!(
+            r#"{{"Snapshot": {{"SnapshotID": "{SNAPSHOT}", "SnapshotType": 1}}, "Reported": true,
+                "TimeTriggered": "0001-01-01T00:00:00Z", "TimeCreated": "2023-05-04T10:11:12.5Z",
+                "AppInstanceID": "{APP}", "ConfigVersion": {{"UUID": "{APP}", "Version": "3"}},
+                "Error": {{"Error": "", "ErrorTime": "0001-01-01T00:00:00Z", "ErrorSeverity": 0,
+                           "ErrorEntities": null, "ErrorRetryCondition": ""}}}}"#
+        );
+        let read: SnapshotInstanceStatus = serde_json::from_str(&text).expect("EVE's record");
+        assert_eq!((read.time_triggered, &read.error), (None, &None));
+        assert!(read.time_created.is_some());
+        assert_eq!(read.operation, OperationNumber(0));
+    }
+
+    /// Here the error's fields stand in the record itself, as Go's embedded structs do, and a volume's part is the
+    /// name of the snapshot in its image.
+    #[test]
+    fn eves_record_of_the_volumes_is_read() {
+        let text = format!(
+            r#"{{"SnapshotID": "{SNAPSHOT}", "VolumeSnapshotMeta": {{"{VOLUME}": "{SNAPSHOT}"}},
+                "TimeCreated": "2023-05-04T10:11:12Z", "AppUUID": "{APP}", "RefCount": 1, "ResultOfAction": 1,
+                "ErrorSourceType": "", "Error": "", "ErrorTime": "0001-01-01T00:00:00Z", "ErrorSeverity": 0,
+                "ErrorEntities": null, "ErrorRetryCondition": ""}}"#
+        );
+        let read: VolumesSnapshotStatus = serde_json::from_str(&text).expect("EVE's record");
+        assert_eq!(read.meta.values().next(), Some(&VolumeSnapshotMeta::Eve(SNAPSHOT.to_owned())));
+        assert_eq!(read.error, None);
+    }
+
+    #[test]
+    fn eves_configuration_is_read_and_unknown_fields_do_not_matter() {
+        let text = format!(
+            r#"{{"UUIDandVersion": {{"UUID": "{APP}", "Version": "3"}}, "DisplayName": "db", "Errors": null,
+                "FixedResources": {{"Kernel": "", "Memory": 524288, "MaxMem": 0, "VCpus": 2, "VirtualizationMode": 1,
+                                   "EnableVnc": false}},
+                "VolumeRefConfigList": [{{"VolumeID": "{VOLUME}", "GenerationCounter": 2, "RefCount": 1}}],
+                "Activate": true, "IoAdapterList": null, "RestartCmd": {{"Counter": 4, "ApplyTime": ""}},
+                "Snapshot": {{"ActiveSnapshot": "", "MaxSnapshots": 1, "RollbackCmd": {{"Counter": 0, "ApplyTime": ""}},
+                             "Snapshots": null}}}}"#
+        );
+        let read: AppInstanceConfig = serde_json::from_str(&text).expect("EVE's configuration");
+        assert_eq!(read.resources.virtualization_mode, VirtualizationMode::Hvm);
+        assert_eq!(read.restart.counter, 4);
+        assert!(read.snapshot.snapshots.is_empty() && read.adapters.is_empty());
+        let ours = serde_json::to_value(&read).expect("plain data");
+        assert_eq!(ours["FixedResources"]["VirtualizationMode"], 1, "a number, as EVE reads it");
     }
 }

@@ -46,10 +46,7 @@ fn resources(message: &wire::VmConfig) -> VmConfig {
         memory_kib: message.memory,
         vcpus: message.vcpus,
         extra_args: message.extraargs.clone(),
-        virtualization_mode: match message.virtualization_mode {
-            0 => VirtualizationMode::Pv,
-            _ => VirtualizationMode::Hvm,
-        },
+        virtualization_mode: VirtualizationMode::from(message.virtualization_mode),
         disable_logs: message.disable_logs,
     }
 }
