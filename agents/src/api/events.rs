@@ -22,7 +22,9 @@ pub fn of_app(old: Option<&AppInstanceStatus>, new: Option<&AppInstanceStatus>) 
     let state = |it: &AppInstanceStatus| it.state.name().to_string();
     about.moved(EventKind::AppState, old.map(state), new.map(state), &mut told);
     if let (Some(old), Some(new)) = (old, new) {
-        let version = |it: &AppInstanceStatus| Some(it.id_and_version.version.clone());
+        let version = |it: &AppInstanceStatus| {
+            Some(it.id_and_version.version.clone()).filter(|version| !version.is_empty())
+        };
         about.moved(EventKind::AppVersion, version(old), version(new), &mut told);
     }
     let before: BTreeSet<&str> = old.iter().flat_map(|it| summaries(&it.errors)).collect();

@@ -22,6 +22,9 @@ use super::events;
 /// How many ended operations are remembered over all applications.
 const ENDED_MAX: usize = 50;
 
+/// Beyond this, names of applications that are gone are forgotten.
+const NAMES_MAX: usize = 1000;
+
 /// A change on the bus, of one of the topics the API reads.
 #[derive(Debug, Clone)]
 pub enum Seen {
@@ -69,6 +72,8 @@ pub struct View {
     pub device: Option<Arc<DeviceStatus>>,
     /// Oldest first.
     pub ended: VecDeque<Ended>,
+    /// What people call each application; kept when it is gone, since guests and volumes go after it.
+    names: BTreeMap<AppId, String>,
     pub operations_done_total: u64,
     pub operations_failed_total: u64,
 }
@@ -78,6 +83,9 @@ impl View {
     pub fn apply(&mut self, seen: Seen, now: Timestamp) -> Vec<Transition> {
         match seen {
             Seen::App(change) => {
+                if let Some(status) = change.value() {
+                    self.learn(status.key(), &status.display_name);
+                }
                 let (old, new) = replace(&mut self.apps, &change);
                 events::of_app(old.as_deref(), new.as_deref())
             }
@@ -100,10 +108,7 @@ impl View {
 
     /// What people call the application.
     pub fn name_of(&self, app: AppId) -> String {
-        match self.apps.get(&app) {
-            Some(status) if !status.display_name.is_empty() => status.display_name.clone(),
-            _ => self.configured_name(app).unwrap_or_else(|| app.to_string()),
-        }
+        self.names.get(&app).cloned().unwrap_or_else(|| app.to_string())
     }
 
     /// An application by its id, or by a name that only it has.
@@ -118,13 +123,25 @@ impl View {
         }
     }
 
-    fn configured_name(&self, app: AppId) -> Option<String> {
-        let config = self.states.get(&app)?.applied.as_ref()?;
-        (!config.display_name.is_empty()).then(|| config.display_name.clone())
+    fn learn(&mut self, app: AppId, name: &str) {
+        if name.is_empty() {
+            return;
+        }
+        self.names.insert(app, name.to_string());
+        if self.names.len() > NAMES_MAX {
+            let (apps, states) = (&self.apps, &self.states);
+            self.names
+                .retain(|known, _| *known == app || apps.contains_key(known) || states.contains_key(known));
+        }
     }
 
     fn apply_state(&mut self, change: Change<AppInstanceState>, now: Timestamp) -> Vec<Transition> {
-        let Some(app) = change.value().map(|state| state.app) else { return Vec::new() };
+        let Some(state) = change.value() else { return Vec::new() };
+        let app = state.app;
+        let next = state.operation.as_ref().and_then(|operation| operation.next.as_ref());
+        if let Some(config) = next.or(state.applied.as_ref()) {
+            self.learn(app, &config.display_name);
+        }
         let name = self.name_of(app);
         let (old, new) = replace(&mut self.states, &change);
         if let Some(ended) = ended(&name, old.as_deref(), new.as_deref(), now) {

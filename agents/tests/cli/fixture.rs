@@ -216,7 +216,7 @@ fn state(app: u64, operation: Option<Operation>, snapshots: &[(u64, SnapshotStat
     };
     AppInstanceState {
         app: AppId(id(app)),
-        applied: Some(config("db")),
+        applied: Some(config(if app == WEB { "web" } else { "db" })),
         operation,
         last_operation: OperationNumber(3),
         rollback_counter: 0,
@@ -245,6 +245,7 @@ fn web_state(running: bool) -> AppInstanceState {
         phase: Phase::CuttingSnapshots,
         snapshots: vec![SnapshotDesc { id: SnapshotId(id(S3)), kind: SnapshotType::Immediate }],
         version_after: None,
+        next: None,
         ..operation(1, OperationKind::Snapshot)
     };
     AppInstanceState {
