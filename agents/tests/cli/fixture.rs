@@ -34,6 +34,7 @@ const S3: u64 = 23;
 /// Serves until it is dropped.
 pub struct StandingNode {
     pub socket: PathBuf,
+    api: Api,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<std::thread::JoinHandle<()>>,
     _directory: TempDir,
@@ -47,8 +48,20 @@ impl StandingNode {
         tell_the_story(&api);
         let (stop, stopped) = oneshot::channel::<()>();
         let bound = ApiSocket::bind(&socket).expect("the socket is free");
-        let thread = std::thread::spawn(move || serve(api, bound, stopped));
-        StandingNode { socket, stop: Some(stop), thread: Some(thread), _directory: directory }
+        let served = api.clone();
+        let thread = std::thread::spawn(move || serve(served, bound, stopped));
+        StandingNode { socket, api, stop: Some(stop), thread: Some(thread), _directory: directory }
+    }
+
+    /// The rollback of `db` fails.
+    pub fn fail_the_rollback(&self) {
+        let mut rolling = operation(3, OperationKind::Rollback);
+        rolling.phase = Phase::RevertingVolumes;
+        let old = Arc::new(db_state(Some(rolling), &[]));
+        let error = error("volume \"data\": no space left");
+        let failure = FailedOperation { number: OperationNumber(3), kind: OperationKind::Rollback, error };
+        let new = Arc::new(AppInstanceState { last_failure: Some(failure), ..db_state(None, &[]) });
+        self.api.see(Seen::AppState(Change::Modified { old, new }), at(100));
     }
 
     pub fn stop(&mut self) {
