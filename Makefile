@@ -7,13 +7,38 @@ SYSCONFDIR ?= /etc
 UNITDIR ?= $(if $(filter /usr,$(PREFIX)),/lib/systemd/system,/etc/systemd/system)
 DESTDIR ?=
 CARGO ?= cargo
+# A test that hangs must not hang for ever. Building is not part of it.
+TEST_TIMEOUT ?= 1200
 TARGET_DIR := $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR),target)
 
 .DEFAULT_GOAL := help
-.PHONY: help build install uninstall
+.PHONY: help setup demo test fmt-check clippy build install uninstall
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## install what demo and tests need and is missing: QEMU and small tools (says what; root only for that)
+	@command -v $(CARGO) >/dev/null || { echo "make: there is no cargo: install Rust 1.88 or newer, see https://rustup.rs" >&2; exit 1; }
+	@tests/setup/install.sh
+
+demo: setup ## the whole story on a real guest, live: deploy, snapshot, upgrade, roll back, kill -9, delete
+	@echo "demo: building"
+	@$(CARGO) build --quiet -p holdfast-agents --bin holdfast -p holdfast-tests --bin demo
+	@$(TARGET_DIR)/debug/demo
+
+test: setup fmt-check clippy ## everything: format, lints, all tests (those on a real guest included)
+	$(CARGO) test --workspace --no-run
+	timeout --kill-after=30 $(TEST_TIMEOUT) $(CARGO) test --workspace
+
+# Both are components of the Rust toolchain that a machine may lack. Continuous integration has them.
+fmt-check:
+	@if $(CARGO) fmt --version >/dev/null 2>&1; then echo "$(CARGO) fmt --check"; $(CARGO) fmt --check; \
+	else echo "test: skipped: the format is not checked, rustfmt is not installed (rustup component add rustfmt)"; fi
+
+clippy:
+	@if $(CARGO) clippy --version >/dev/null 2>&1; then echo "$(CARGO) clippy"; \
+		$(CARGO) clippy --workspace --all-targets -- -D warnings; \
+	else echo "test: skipped: lints are not checked, clippy is not installed (rustup component add clippy)"; fi
 
 build: ## the holdfast binary and the controller simulator, optimised
 	$(CARGO) build --release --locked --bins

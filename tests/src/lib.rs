@@ -1,5 +1,6 @@
 //! What the tests of Holdfast are made of.
 
 pub mod controller;
+pub mod demo;
 pub mod guest;
 pub mod story;
