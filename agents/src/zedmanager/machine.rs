@@ -704,10 +704,8 @@ fn complete(state: &mut AppInstanceState) {
             state.waiting = None;
             clear_error(state, target.snapshot);
         }
-        (None, OperationKind::Update) => {
-            state.superseded_version = None;
-            state.waiting = None;
-        }
+        // A superseded version stays so: this may have been a restart ordered by it ([003] C5).
+        (None, OperationKind::Update) => state.waiting = None,
         (None, _) => {}
     }
     // [003] A6: an error is cleared by the next success of the same operation.

@@ -275,6 +275,26 @@ fn a_new_version_after_a_rollback_is_an_update() {
     assert_eq!(walk.take_steps()[0], "begin Update");
 }
 
+/// [003] C5 (!): the counters of the version that was rolled back from are obeyed, its volumes are not.
+#[test]
+fn a_restart_after_a_rollback_does_not_undo_it() {
+    let mut walk = Walk::upgraded();
+    walk.state.applied = Some(config("1"));
+    walk.state.superseded_version = Some("2".to_owned());
+    walk.go();
+    walk.take_steps();
+    walk.edit(|config| config.restart.counter += 1);
+    walk.go();
+    assert_eq!(walk.take_steps(), ["begin Update", "StoppingGuest"]);
+    walk.guest = Guest::ConfirmedDown;
+    walk.go();
+    assert_eq!(walk.take_steps(), ["DeletingSnapshots", "Complete"]);
+    walk.guest = Guest::Up;
+    assert_eq!(walk.go(), WaitingFor::Nothing);
+    assert!(walk.take_steps().is_empty(), "version 2 does not come back");
+    assert_eq!(walk.state.applied.as_ref().map(|config| config.version()), Some("1"));
+}
+
 /// [003] B5: refused before any downtime; the update waits and says so on the snapshot's id.
 #[test]
 fn a_refused_snapshot_lets_the_old_version_run_and_the_update_wait() {
