@@ -125,6 +125,11 @@ mod tests {
     fn a_process_is_known_by_pid_and_start_time_and_a_zombie_is_gone() {
         let mut child = Command::new("sleep").arg("60").spawn().expect("sleep runs");
         let ticks = start_ticks(child.id()).expect("it is alive");
+        // For a moment after its start a process has no command line of its own yet.
+        let end = Instant::now() + Duration::from_secs(5);
+        while identify(child.id(), "sleep", Path::new("60")).is_none() && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(1));
+        }
         assert!(
             Process::open(child.id(), ticks + 1).expect("opens").is_none(),
             "another start time is another process"
