@@ -22,6 +22,10 @@ const KILL_DEADLINE: Duration = Duration::from_secs(30);
 /// Long enough that a guest which is shutting down is not pressed at every turn.
 const PRESS_AGAIN_AFTER: Duration = Duration::from_secs(3);
 
+/// A look at a volume, a pre-flight's for one, locks it for moments; QEMU then dies at its start. It is tried again.
+const LOCKED_AT_MOST: Duration = Duration::from_secs(5);
+const LOCKED_TRY_AGAIN_AFTER: Duration = Duration::from_millis(200);
+
 /// The seams of this agent's jobs.
 #[derive(Debug)]
 pub struct Env {
@@ -114,8 +118,7 @@ fn start(config: &DomainConfig, env: &Env, cx: &JobContext<Event>) -> Result<Dom
     let spec = spec(config, &env.layout)?;
     let directory = env.layout.domain_dir(&config.app);
     crashsafe::ensure_dir(env.disk.as_ref(), &directory).map_err(|error| error.to_string())?;
-    let cancelled = || cx.cancelled();
-    match env.vmm.start(&spec, &Wait { at_most: START_DEADLINE, cancelled: &cancelled }) {
+    match start_unlocked(&spec, env.vmm.as_ref(), cx) {
         Ok(domain) => Ok(domain),
         // The same order issued again after a crash of the node: it is done.
         Err(VmmError::AlreadyRunning { .. }) => match env.vmm.presence(config.app.0) {
@@ -125,6 +128,31 @@ fn start(config: &DomainConfig, env: &Env, cx: &JobContext<Event>) -> Result<Dom
         },
         Err(error) => Err(error_chain(&error)),
     }
+}
+
+fn start_unlocked(spec: &VmSpec, vmm: &dyn Vmm, cx: &JobContext<Event>) -> Result<Domain, VmmError> {
+    let cancelled = || cx.cancelled();
+    let start = || vmm.start(spec, &Wait { at_most: START_DEADLINE, cancelled: &cancelled });
+    for _ in 0..LOCKED_AT_MOST.as_millis() / LOCKED_TRY_AGAIN_AFTER.as_millis() {
+        match start() {
+            Err(VmmError::DiedAtStart { message, .. }) if is_lock(&message) && !cx.cancelled() => {
+                tracing::info!(app = %spec.app, "a volume is locked by somebody; the start is tried again");
+                rest(LOCKED_TRY_AGAIN_AFTER);
+            }
+            other => return other,
+        }
+    }
+    start()
+}
+
+/// QEMU's words when another process has the image open.
+fn is_lock(message: &str) -> bool {
+    message.contains("Failed to get \"") && message.contains("lock")
+}
+
+#[allow(clippy::disallowed_methods, reason = "in a job, for a moment that is much shorter than its deadline")]
+fn rest(time: Duration) {
+    std::thread::sleep(time);
 }
 
 fn spec(config: &DomainConfig, layout: &PersistLayout) -> Result<VmSpec, String> {

@@ -79,6 +79,8 @@ pub enum Event {
 #[derive(Debug)]
 struct Guest {
     wanted: Option<Arc<DomainConfig>>,
+    /// Its config was withdrawn: nobody's for certain, whether or not zedmanager has told all it wants.
+    withdrawn: bool,
     process: Process,
     doing: Option<Doing>,
     resting: bool,
@@ -94,6 +96,7 @@ impl Guest {
     fn new() -> Self {
         Guest {
             wanted: None,
+            withdrawn: false,
             process: Process::Gone(End::NeverStarted),
             doing: None,
             resting: false,
@@ -234,11 +237,13 @@ impl Domainmgr {
                     guest.crash_count = 0;
                 }
                 guest.wanted = Some(config);
+                guest.withdrawn = false;
                 vec![app]
             }
             Change::Deleted(config) => {
                 if let Some(guest) = self.guests.get_mut(&config.app) {
                     guest.wanted = None;
+                    guest.withdrawn = true;
                     guest.resting = false;
                 }
                 vec![config.app]
@@ -377,7 +382,7 @@ impl Domainmgr {
         let Some(guest) = self.guests.get_mut(&app) else { return };
         let facts = Facts {
             wanted: guest.wanted.as_deref(),
-            wishes_known: self.wishes_known,
+            wishes_known: self.wishes_known || guest.withdrawn,
             process: &guest.process,
             doing: guest.doing,
             resting: guest.resting,

@@ -99,10 +99,8 @@ fn a_domain_is_started_stopped_and_forgotten() {
     node.order(wanted(3, false));
     node.expect(3, DomainState::Halted);
     assert!(node.vmm.running(APP.0).is_none());
+    // Withdrawn, so nobody's: also while another application keeps zedmanager from having told all it wants.
     node.bench.unpublish::<DomainConfig>(&APP);
-    node.work();
-    assert!(node.bench.row::<DomainStatus>(&APP).is_some(), "zedmanager has not said that this is all");
-    node.bench.signal_restarted::<DomainConfig>();
     node.work();
     assert!(node.bench.row::<DomainStatus>(&APP).is_none());
 }
