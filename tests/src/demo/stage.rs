@@ -156,18 +156,25 @@ impl Stage {
         Ok(node.terminate(PATIENCE)?.code())
     }
 
-    /// Kills the node at the moment at which `path` exists. Looks without a rest: the moment is short.
-    pub fn kill_node_once_there_is(&mut self, path: &Path) -> anyhow::Result<()> {
+    /// Kills the node in the middle of a rollback: once volumemgr's intent says that volumes are being reverted. Looks
+    /// almost without a rest, because that takes moments. Returns the stage that was hit.
+    pub fn kill_node_while_it_reverts(&mut self, timeline: &Timeline) -> anyhow::Result<String> {
+        let intent = self.intent_file();
         let mut node = self.node.take().context("no node runs")?;
         let deadline = Instant::now() + PATIENCE;
-        while !path.exists() {
+        loop {
+            let stage = self.json(&intent).ok().and_then(|intent| Some(intent["Stage"].as_str()?.to_owned()));
+            if let Some(stage) = stage.filter(|stage| stage != "Preparing") {
+                node.kill()?;
+                self.tell_news(timeline)?;
+                return Ok(stage);
+            }
             if Instant::now() >= deadline {
                 self.node = Some(node);
-                bail!("waited {PATIENCE:?} for {}, in vain", path.display());
+                bail!("waited {PATIENCE:?} for a rollback to be under way, in vain");
             }
             std::thread::sleep(Duration::from_micros(200));
         }
-        node.kill()
     }
 
     /// What `holdfast <words>` prints.
