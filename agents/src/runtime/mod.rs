@@ -4,10 +4,9 @@
 //!   agent.rs     Agent, Job, Wiring: what an agent writes          context.rs  Ctx: what it sees and leaves behind
 //!   cell.rs      one agent, one event at a time                    commit.rs   the durable part of a step
 //!   jobs.rs      slow work: the scheduler                          job_context.rs  what a job sees, how it ends
-//!   timers.rs, poster.rs, mode.rs                                  failures.rs  a node that keeps failing
+//!   timers.rs, poster.rs, mode.rs                                  step_executor.rs  jobs in a test's hand
 //!   services.rs  what the agents of a node share                   seams.rs    clock and chance
 //!   node.rs      threads, blocking pool, health, stop              bench.rs    one agent on a test bench
-//!   step_executor.rs  jobs in a test's hand
 //! ```
 //!
 //! All but `node.rs` is synchronous and has no thread, so that the simulation drives the same code.
@@ -141,7 +140,6 @@ pub mod bench;
 pub mod cell;
 mod commit;
 pub mod context;
-pub mod failures;
 pub mod job_context;
 pub mod jobs;
 pub mod mode;
@@ -156,7 +154,6 @@ pub use agent::{Agent, Backend, Job, JobId, Lane, NoJob, TimerKey, Wiring};
 pub use bench::Bench;
 pub use cell::{AgentCell, Driver, Fatal, Pulse, Step};
 pub use context::Ctx;
-pub use failures::FailureLog;
 pub use job_context::JobContext;
 pub use jobs::{JobExecutor, JobInfo, JobLimits, JobRun, JobScheduler, RunningJob};
 pub use mode::{ModeCell, NodeMode};

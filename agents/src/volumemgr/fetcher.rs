@@ -127,6 +127,7 @@ fn content_range(response: &Response<Body>) -> Option<(u64, Option<u64>)> {
 }
 
 #[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "a server of the test's own")]
 mod tests {
     use super::*;
     use std::io::Write;

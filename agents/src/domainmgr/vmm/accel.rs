@@ -4,6 +4,8 @@
 //! So `auto` chooses KVM only if a short probe guest has run to its end under it, in time. The choice is made once,
 //! when the node starts, and carries its reason.
 
+#![allow(clippy::disallowed_methods, reason = "the seam to the hypervisor: devices")]
+
 use std::fmt;
 use std::fs::OpenOptions;
 use std::io::ErrorKind;
