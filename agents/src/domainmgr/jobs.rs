@@ -26,6 +26,9 @@ const PRESS_AGAIN_AFTER: Duration = Duration::from_secs(3);
 const LOCKED_AT_MOST: Duration = Duration::from_secs(5);
 const LOCKED_TRY_AGAIN_AFTER: Duration = Duration::from_millis(200);
 
+/// Whether a process is left of a failed start is asked again after this, until there is an answer.
+const LOOK_AGAIN_AFTER: Duration = Duration::from_secs(1);
+
 /// The seams of this agent's jobs.
 #[derive(Debug)]
 pub struct Env {
@@ -118,15 +121,31 @@ fn start(config: &DomainConfig, env: &Env, cx: &JobContext<Event>) -> Result<Dom
     let spec = spec(config, &env.layout)?;
     let directory = env.layout.domain_dir(&config.app);
     crashsafe::ensure_dir(env.disk.as_ref(), &directory).map_err(|error| error.to_string())?;
-    match start_unlocked(&spec, env.vmm.as_ref(), cx) {
-        Ok(domain) => Ok(domain),
-        // The same order issued again after a crash of the node: it is done.
-        Err(VmmError::AlreadyRunning { .. }) => match env.vmm.presence(config.app.0) {
-            Ok(Presence::Running { domain, .. }) => Ok(domain),
-            Ok(_) => Err("it ran, and ended just now".to_owned()),
-            Err(error) => Err(error_chain(&error)),
-        },
-        Err(error) => Err(error_chain(&error)),
+    let vmm = env.vmm.as_ref();
+    start_unlocked(&spec, vmm, cx).or_else(|error| what_is_left(config.app, &error, vmm, cx))
+}
+
+/// After a failed start: the domain that runs all the same (the same order, issued again after a crash of the node), or
+/// the error. A domain whose start failed counts as down, and then its disks are touched ([003] B2); so the start is not
+/// over until it is known that nothing is left of it.
+fn what_is_left(
+    app: AppId,
+    error: &VmmError,
+    vmm: &dyn Vmm,
+    cx: &JobContext<Event>,
+) -> Result<Domain, String> {
+    loop {
+        match vmm.presence(app.0) {
+            Ok(Presence::Running { domain, .. }) => return Ok(domain),
+            Ok(Presence::Absent | Presence::Ended(_)) => return Err(error_chain(error)),
+            // The node stops. At its next start it looks first, before anything is touched.
+            Err(_) if cx.cancelled() => return Err(error_chain(error)),
+            Err(unknown) => {
+                let (error, unknown) = (error_chain(error), error_chain(&unknown));
+                tracing::error!(%app, error, unknown, "not started, and it is not known whether a process is left");
+                rest(LOOK_AGAIN_AFTER);
+            }
+        }
     }
 }
 
@@ -241,13 +260,8 @@ fn watch(vmm: &dyn Vmm, domain: Domain, cx: &JobContext<Event>) -> Event {
     let on_exit = Box::new(move |exit: DomainExit| {
         poster.post(Event::Exited { domain: watched, exit });
     });
-    match vmm.watch(&domain, on_exit) {
-        Ok(()) => Event::Watching(AppId(domain.app)),
-        Err(error) => {
-            tracing::error!(app = %domain.app, error = error_chain(&error), "a domain that cannot be watched");
-            Event::Watching(AppId(domain.app))
-        }
-    }
+    let result = vmm.watch(&domain, on_exit).map_err(|error| error_chain(&error));
+    Event::Watching { domain, result }
 }
 
 /// Removes the traces and the domain's directory, console log included.

@@ -61,6 +61,7 @@ impl Default for Settings {
 
 /// A domain that ran this long is healthy: what went wrong before counts no more.
 const HEALTHY_AFTER: Duration = Duration::from_secs(600);
+const WATCH_AGAIN_AFTER: Duration = Duration::from_secs(5);
 
 #[derive(Debug)]
 pub enum Event {
@@ -69,7 +70,8 @@ pub enum Event {
     Started { app: AppId, number: u64, result: Result<Domain, String> },
     Stopped { app: AppId, result: Stopped },
     Exited { domain: Domain, exit: DomainExit },
-    Watching(AppId),
+    Watching { domain: Domain, result: Result<(), String> },
+    WatchAgain(Domain),
     Forgotten { app: AppId, result: Result<(), String> },
     RestIsOver(AppId),
     Healthy(AppId),
@@ -147,11 +149,12 @@ impl Agent for Domainmgr {
             }
             Event::Started { app, .. }
             | Event::Stopped { app, .. }
-            | Event::Watching(app)
             | Event::Forgotten { app, .. }
             | Event::RestIsOver(app)
             | Event::Healthy(app) => Lane::object(app),
-            Event::Exited { domain, .. } => Lane::object(domain.app),
+            Event::Exited { domain, .. } | Event::Watching { domain, .. } | Event::WatchAgain(domain) => {
+                Lane::object(domain.app)
+            }
         }
     }
 
@@ -204,7 +207,16 @@ impl Domainmgr {
                 self.exited(&domain, exit, cx);
                 vec![app]
             }
-            Event::Watching(_) => Vec::new(),
+            Event::Watching { domain, result } => {
+                self.watching(domain, result, cx);
+                Vec::new()
+            }
+            Event::WatchAgain(domain) => {
+                if self.is_alive(&domain) {
+                    cx.job(DomainJob::Watch(domain));
+                }
+                Vec::new()
+            }
             Event::Forgotten { app, result } => {
                 self.forgotten(app, result, cx);
                 vec![app]
@@ -235,6 +247,10 @@ impl Domainmgr {
                     guest.resting = false;
                     guest.failures = 0;
                     guest.crash_count = 0;
+                    if !config.activate && matches!(guest.process, Process::Gone(_)) {
+                        // It says that the guest is started again, and it will not be.
+                        guest.notice = None;
+                    }
                 }
                 guest.wanted = Some(config);
                 guest.withdrawn = false;
@@ -323,6 +339,19 @@ impl Domainmgr {
                 self.rest(app, cx);
             }
         }
+    }
+
+    /// An end that nobody watches for would go unnoticed, and the guest stay down: so watching is tried until it works.
+    fn watching(&self, domain: Domain, result: Result<(), String>, cx: &mut Ctx<Self>) {
+        let Err(error) = result else { return };
+        tracing::error!(app = %domain.app, error, "the domain cannot be watched; it is tried again");
+        let key = TimerKey::new(format!("watch {}", domain.app));
+        cx.timer(key, WATCH_AGAIN_AFTER, Event::WatchAgain(domain));
+    }
+
+    fn is_alive(&self, domain: &Domain) -> bool {
+        let guest = self.guests.get(&AppId(domain.app));
+        guest.is_some_and(|guest| matches!(&guest.process, Process::Alive(alive) if alive == domain))
     }
 
     /// A process ended; whether it was told to shows in what is under way.

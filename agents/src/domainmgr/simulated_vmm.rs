@@ -2,7 +2,7 @@
 //!
 //! It keeps the seam's rules: one domain per application, gone means gone, a domain outlives the `Vmm` that started it
 //! (clones share the table), and a cut of the power leaves traces of a killed one. Per application a guest can be told
-//! to ignore the power button, to die at its start, or to end by itself. The guest writes nothing: what stands on the
+//! to ignore the power button, to die at its start, to refuse to be watched, or to end by itself. The guest writes nothing: what stands on the
 //! disks is the story's own.
 
 #![allow(clippy::disallowed_methods, reason = "a seam: waits like a hypervisor")]
@@ -59,6 +59,10 @@ pub struct Habits {
     pub ignores_power_button: bool,
     /// What QEMU says when it dies at its start.
     pub dies_at_start: Option<String>,
+    /// What dies at its start leaves a process all the same, as one that hangs in a device.
+    pub outlives_failed_start: bool,
+    /// So many watches are refused.
+    pub refused_watches: u32,
 }
 
 impl SimulatedVmm {
@@ -121,6 +125,15 @@ impl Table {
         }
     }
 
+    fn make(&mut self, spec: &VmSpec) -> Domain {
+        self.last_pid += 1;
+        let domain = Domain { app: spec.app, pid: self.last_pid, started_ticks: u64::from(self.last_pid) };
+        let machine =
+            Machine { spec: spec.clone(), domain: domain.clone(), ended: None, watchers: Vec::new() };
+        self.machines.insert(spec.app, machine);
+        domain
+    }
+
     fn presence(&self, app: Uuid) -> Presence {
         match self.machines.get(&app) {
             None => Presence::Absent,
@@ -144,14 +157,19 @@ impl Vmm for SimulatedVmm {
         if let Presence::Running { domain, .. } = table.presence(spec.app) {
             return Err(VmmError::AlreadyRunning { app: spec.app, pid: domain.pid });
         }
-        if let Some(message) = table.habits.get(&spec.app).and_then(|habits| habits.dies_at_start.clone()) {
-            return Err(VmmError::DiedAtStart { app: spec.app, name: spec.name.clone(), message });
+        let habits = table.habits.get(&spec.app).cloned().unwrap_or_default();
+        let died = habits.dies_at_start.map(|message| VmmError::DiedAtStart {
+            app: spec.app,
+            name: spec.name.clone(),
+            message,
+        });
+        if let Some(died) = died {
+            if habits.outlives_failed_start {
+                table.make(spec);
+            }
+            return Err(died);
         }
-        table.last_pid += 1;
-        let domain = Domain { app: spec.app, pid: table.last_pid, started_ticks: u64::from(table.last_pid) };
-        let machine =
-            Machine { spec: spec.clone(), domain: domain.clone(), ended: None, watchers: Vec::new() };
-        table.machines.insert(spec.app, machine);
+        let domain = table.make(spec);
         *table.starts.entry(spec.app).or_default() += 1;
         Ok(domain)
     }
@@ -203,6 +221,12 @@ impl Vmm for SimulatedVmm {
 
     fn watch(&self, domain: &Domain, on_exit: OnExit) -> Result<(), VmmError> {
         let mut table = self.table();
+        let refused = table.habits.get_mut(&domain.app).map(|habits| &mut habits.refused_watches);
+        if let Some(refused) = refused.filter(|refused| **refused > 0) {
+            *refused -= 1;
+            let source = std::io::ErrorKind::OutOfMemory.into();
+            return Err(VmmError::Process { pid: domain.pid, action: "watch it", source });
+        }
         match table.exit_of(domain) {
             Some(exit) => {
                 drop(table);

@@ -172,6 +172,7 @@ fn a_domain_that_rests_after_a_crash_is_down_once_it_is_told_to() {
     node.work();
     node.order(wanted(2, false));
     node.expect(2, DomainState::Crashed);
+    assert_eq!(node.status().error, None, "nothing is started again any more, so nothing says so");
     node.pass(600);
     assert_eq!(node.vmm.starts(APP.0), 1);
 }
@@ -198,4 +199,43 @@ fn a_new_number_alone_does_not_touch_the_guest() {
     node.order(wanted(2, true));
     node.expect(2, DomainState::Running);
     assert_eq!(node.vmm.starts(APP.0), 1);
+}
+
+/// [003] B2: a failed start is no proof that nothing is left of it; called down, its disks would be touched.
+#[test]
+fn a_process_left_by_a_failed_start_is_never_called_down() {
+    let mut node = Node::begin();
+    let dies = Some("it hangs in a device".to_owned());
+    let habits = Habits { dies_at_start: dies, outlives_failed_start: true, ..Habits::default() };
+    node.vmm.set_habits(APP.0, habits);
+    node.order(wanted(1, true));
+    assert!(node.vmm.running(APP.0).is_some());
+    node.expect(1, DomainState::Running);
+    node.order(wanted(2, false));
+    node.expect(2, DomainState::Halted);
+    assert!(node.vmm.running(APP.0).is_none());
+}
+
+/// Unwatched, its end would go unnoticed, and the guest stay down while the status says that it runs.
+#[test]
+fn a_watch_that_cannot_be_set_is_tried_again() {
+    let mut node = Node::begin();
+    node.vmm.set_habits(APP.0, Habits { refused_watches: 2, ..Habits::default() });
+    node.order(wanted(1, true));
+    node.pass(5);
+    node.pass(5);
+    node.vmm.end(APP.0, DomainExit::Killed);
+    node.work();
+    node.expect(1, DomainState::Crashed);
+
+    // Also when it ended while nobody watched.
+    node.pass(1);
+    node.vmm.set_habits(APP.0, Habits { refused_watches: 1, ..Habits::default() });
+    node.vmm.end(APP.0, DomainExit::Killed);
+    node.work();
+    node.pass(2);
+    node.expect(1, DomainState::Running);
+    node.vmm.end(APP.0, DomainExit::Stopped);
+    node.pass(5);
+    node.expect(1, DomainState::Halted);
 }
