@@ -22,9 +22,9 @@ setup: ## install what demo and tests need and is missing: QEMU and small tools 
 	@tests/setup/install.sh
 
 demo: setup ## the whole story on a real guest, live: deploy, snapshot, upgrade, roll back, kill -9, delete
-	@echo "demo: building"
-	@$(CARGO) build --quiet -p holdfast-agents --bin holdfast -p holdfast-tests --bin demo
-	@$(TARGET_DIR)/debug/demo
+	@echo "demo: building (the first time, this takes some minutes)"
+	@$(CARGO) build -p holdfast-agents --bin holdfast -p holdfast-tests --bin demo
+	@$(TARGET_DIR)/debug/demo $(DEMO_FLAGS)
 
 test: setup fmt-check clippy ## everything: format, lints, all tests (those on a real guest included)
 	$(CARGO) test --workspace --no-run

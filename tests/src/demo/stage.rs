@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, bail};
-use holdfast_agents::wire::info::ZInfoApp;
+use holdfast_agents::wire::info::{ZInfoApp, ZSwState};
 use holdfast_persist::PersistLayout;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -99,7 +99,9 @@ impl Stage {
     pub fn clear(mut self, told: anyhow::Result<()>, timeline: &mut Timeline) {
         if let Err(error) = told {
             timeline.broke_off(&error);
-            self.show_logs(timeline);
+            if !self.interrupted.load(Ordering::Relaxed) {
+                self.show_logs(timeline);
+            }
         }
         self.end_everything();
         if self.keep {
@@ -362,13 +364,24 @@ fn event_text(line: &str) -> Option<String> {
         (from, "") => format!("{from} -> gone"),
         (from, to) => format!("{from} -> {to}"),
     };
-    let parts = [format!("{} {}", text("subject"), text("kind")), arrow, text("detail").to_owned()];
+    let what = match (text("subject"), text("kind")) {
+        // The node's own configuration: from nowhere, from its disk, or from the controller.
+        (_, "controller") => "configuration".to_owned(),
+        (subject, kind) => format!("{subject} {kind}"),
+    };
+    let parts = [what, arrow, text("detail").to_owned()];
     let told: Vec<String> = parts.into_iter().filter(|part| !part.trim().is_empty()).collect();
     Some(told.join(": "))
 }
 
 fn report_text(app: &ZInfoApp) -> String {
-    let mut text = format!("{} is {}, version {}", app.app_name, app.state().as_str_name(), app.app_version);
+    if app.state() == ZSwState::Invalid {
+        return format!("{APP_NAME} is gone");
+    }
+    let mut text = format!("{} is {}", app.app_name, app.state().as_str_name());
+    if !app.app_version.is_empty() {
+        text.push_str(&format!(", version {}", app.app_version));
+    }
     for snapshot in &app.snapshots {
         let state = match &snapshot.snap_err {
             Some(error) => format!("failed: {}", error.description),
