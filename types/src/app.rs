@@ -2,6 +2,8 @@
 //!
 //! `AppInstanceConfig` is also the record `appInstanceConfig.json` of a snapshot, so its JSON uses EVE's names.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use crate::error::{ErrorReport, Timestamp};
@@ -111,6 +113,24 @@ pub struct SnapshotConfig {
     pub snapshots: Vec<SnapshotDesc>,
 }
 
+/// cloud-init user data, possibly with secrets: stored in files of mode 0600 only, and never logged. Its `Debug`
+/// form, and so that of everything it is in, says only how long it is.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct UserData(pub String);
+
+impl fmt::Debug for UserData {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "<{} bytes of user data>", self.0.len())
+    }
+}
+
+impl From<&str> for UserData {
+    fn from(text: &str) -> Self {
+        UserData(text.to_owned())
+    }
+}
+
 /// An application as the controller wants it; the key is the application's id.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AppInstanceConfig {
@@ -131,9 +151,8 @@ pub struct AppInstanceConfig {
     pub restart: OpsCommand,
     #[serde(rename = "PurgeCmd", default)]
     pub purge: OpsCommand,
-    /// cloud-init user data, possibly with secrets: never logged, and stored in files of mode 0600 only.
     #[serde(rename = "pubsub-large-CloudInitUserData", default)]
-    pub user_data: Option<String>,
+    pub user_data: Option<UserData>,
     #[serde(rename = "CloudInitVersion", default)]
     pub cloud_init_version: u32,
     /// Seconds to wait before the guest's first start after a boot of the node.
@@ -337,4 +356,17 @@ where
     D: serde::Deserializer<'de>,
 {
     Ok(Option::<T>::deserialize(deserializer)?.unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn user_data_is_a_plain_string_in_json_and_no_debug_form_shows_it() {
+        let data = UserData::from("password: hunter2");
+        assert_eq!(serde_json::to_string(&data).unwrap(), "\"password: hunter2\"");
+        assert_eq!(serde_json::from_str::<UserData>("\"password: hunter2\"").unwrap(), data);
+        assert_eq!(format!("{:?}", Some(data)), "Some(<17 bytes of user data>)");
+    }
 }

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use holdfast_types::{
     AppId, AppInstanceConfig, AppVolumeRef, ContentTreeConfig, ContentTreeId, DatastoreConfig, DatastoreId,
     DatastoreKind, Format, Generation, OpsCommand, SnapshotConfig, SnapshotDesc, SnapshotId, SnapshotType,
-    UuidAndVersion, VirtualizationMode, VmConfig, VolumeConfig, VolumeId, VolumeKey, VolumeOrigin,
+    UserData, UuidAndVersion, VirtualizationMode, VmConfig, VolumeConfig, VolumeId, VolumeKey, VolumeOrigin,
 };
 
 use super::parse::id;
@@ -28,7 +28,7 @@ pub fn app(message: &wire::AppInstanceConfig, app: AppId) -> Result<AppInstanceC
         adapters: Vec::new(),
         restart: command(message.restart.as_ref()),
         purge: command(message.purge.as_ref()),
-        user_data: Some(message.user_data.clone()).filter(|data| !data.is_empty()),
+        user_data: Some(message.user_data.as_str()).filter(|data| !data.is_empty()).map(UserData::from),
         cloud_init_version: message.cloud_init_version,
         start_delay_seconds: message.start_delay_in_seconds,
         snapshot: message.snapshot.as_ref().map(snapshot_config).transpose()?.unwrap_or_default(),
