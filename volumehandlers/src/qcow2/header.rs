@@ -31,6 +31,8 @@ pub(crate) struct Qcow2Header {
     pub external_data_file: bool,
     pub encrypted: bool,
     pub marked_corrupt: bool,
+    /// The file ends before its own tables do. QEMU reads zeros there, and finds an empty disk without an error.
+    pub cut_short: bool,
     snapshot_count: u32,
     snapshots_offset: u64,
 }
@@ -51,9 +53,17 @@ pub(crate) fn read_qcow2(path: &Path) -> io::Result<Option<Qcow2Header>> {
         external_data_file: features & INCOMPATIBLE_DATA_FILE != 0,
         encrypted: u32_at(&bytes, 32) != 0,
         marked_corrupt: features & INCOMPATIBLE_CORRUPT != 0,
+        cut_short: tables_end_bytes(&bytes) > file.metadata()?.len(),
         snapshot_count: u32_at(&bytes, 60),
         snapshots_offset: u64_at(&bytes, 64),
     }))
+}
+
+/// Where the table of tables ends and that of reference counts begins, whichever is later.
+fn tables_end_bytes(header: &[u8]) -> u64 {
+    let (l1_entries, l1_offset) = (u64::from(u32_at(header, 36)), u64_at(header, 40));
+    let l1_end = if l1_entries == 0 { 0 } else { l1_offset.saturating_add(l1_entries * 8) };
+    l1_end.max(u64_at(header, 48))
 }
 
 /// The guest's size of each snapshot, by id, of those that keep it. A table that ends too early gives fewer.
@@ -168,6 +178,21 @@ mod tests {
         assert_eq!(header.backing_file.as_deref(), Some("/etc/shadow"));
         let data = qcow2(|bytes| bytes[79] = 4);
         assert!(read_qcow2(data.path()).expect("read").expect("qcow2").external_data_file);
+    }
+
+    #[test]
+    fn a_file_that_ends_before_its_tables_is_cut_short() {
+        let with_tables_at = |l1_offset: u8, reference_counts_offset: u8| {
+            let file = qcow2(|bytes| {
+                bytes[39] = 2;
+                bytes[47] = l1_offset;
+                bytes[55] = reference_counts_offset;
+            });
+            read_qcow2(file.path()).expect("read").expect("qcow2").cut_short
+        };
+        assert!(!with_tables_at(184, 104), "just fits");
+        assert!(with_tables_at(185, 104));
+        assert!(with_tables_at(104, 201));
     }
 
     #[test]

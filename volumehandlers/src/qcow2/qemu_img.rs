@@ -200,16 +200,24 @@ fn length(path: &Path) -> u64 {
 }
 
 fn qcow2_header(image: &Path) -> Result<header::Qcow2Header, ToolError> {
-    header::read_qcow2(image)
-        .map_err(unreadable_file)?
-        .ok_or_else(|| ToolError::NotAnImage { stderr: "it has no qcow2 header".to_owned() })
+    match header::read_qcow2(image).map_err(unreadable_file)? {
+        Some(header) if header.cut_short => {
+            Err(not_an_image("it is cut short: its tables lie behind its end"))
+        }
+        Some(header) => Ok(header),
+        None => Err(not_an_image("it has no qcow2 header")),
+    }
 }
 
 fn refuse_vmdk_descriptor(image: &Path) -> Result<(), ToolError> {
     match header::flaw_of_vmdk(image).map_err(unreadable_file)? {
-        Some(flaw) => Err(ToolError::NotAnImage { stderr: flaw.to_owned() }),
+        Some(flaw) => Err(not_an_image(flaw)),
         None => Ok(()),
     }
+}
+
+fn not_an_image(why: &str) -> ToolError {
+    ToolError::NotAnImage { stderr: why.to_owned() }
 }
 
 fn unreadable_file(error: std::io::Error) -> ToolError {
