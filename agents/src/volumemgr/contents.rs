@@ -8,7 +8,8 @@
 //!   after a restart: Leftover   configuration changes ──────────────────────┘
 //! ```
 //!
-//! One download serves all volumes of its content tree.
+//! One download serves all volumes of its content tree. A verified one whose configuration now names another digest
+//! counts as a leftover: it is fetched anew before the next volume is made from it.
 
 use std::collections::BTreeSet;
 
@@ -20,6 +21,7 @@ use super::download::{self, Fetched};
 use super::jobs::{VolumeJob, fetch_id};
 use super::plan;
 use super::retry::{Failure, Trouble};
+use super::volumes::VolumeState;
 use super::{Again, Volumemgr, again_after, may_change, no_more_tries};
 
 /// One content tree's file.
@@ -48,6 +50,9 @@ impl Volumemgr {
         }
         let wanted = self.wanted_contents(cx);
         for tree in &wanted {
+            if self.is_other_content(tree) && !self.is_being_used(tree, cx) {
+                self.contents.insert(*tree, ContentState::Leftover);
+            }
             match self.contents.get(tree) {
                 None | Some(ContentState::Leftover) => self.fetch(*tree, 0, cx),
                 Some(ContentState::Due { tries }) => self.fetch(*tree, *tries, cx),
@@ -59,6 +64,24 @@ impl Volumemgr {
         for tree in unwanted {
             self.let_go(tree, cx);
         }
+    }
+
+    /// What was fetched is not what its configuration says now.
+    pub(super) fn is_other_content(&self, tree: &ContentTreeId) -> bool {
+        match (self.contents.get(tree), self.inputs.content_trees.get(tree)) {
+            (Some(ContentState::Ready(fetched)), Some(config)) => {
+                !config.sha256.is_empty() && !config.sha256.eq_ignore_ascii_case(&fetched.sha256)
+            }
+            _ => false,
+        }
+    }
+
+    /// A volume is being made from it at the moment: the file must not change under that.
+    fn is_being_used(&self, tree: &ContentTreeId, cx: &Ctx<Self>) -> bool {
+        cx.rows::<VolumeRecord>().iter().any(|row| {
+            plan::content_tree_of(&row.config) == Some(*tree)
+                && self.volumes.get(&row.config.key).is_some_and(VolumeState::is_being_made)
+        })
     }
 
     /// Content trees that a volume waits for or is being made from.

@@ -93,7 +93,12 @@ impl Volumemgr {
                 if let Some(tree) = plan::content_tree_of(&row.config)
                     && matches!(self.contents.get(&tree), Some(ContentState::Ready(_)))
                 {
+                    let replaced = self.is_other_content(&tree);
                     self.contents.insert(tree, ContentState::Leftover);
+                    if replaced {
+                        // It was configured anew meanwhile: what was wrong with the old content does not matter.
+                        return self.volume_idle(key);
+                    }
                 }
                 self.volume_failed(key, Doing::Creating, &failure, cx);
             }
@@ -131,6 +136,12 @@ impl Volumemgr {
             again_after(cx, Again::Volume(key), trouble.tries);
         }
         state.work = Work::Failed { doing, trouble };
+    }
+
+    fn volume_idle(&mut self, key: VolumeKey) {
+        if let Some(state) = self.volumes.get_mut(&key) {
+            state.work = Work::Idle;
+        }
     }
 
     pub(super) fn volume_due(&mut self, key: VolumeKey) {

@@ -60,6 +60,10 @@ impl VolumeState {
         VolumeState { remains, ..Self::default() }
     }
 
+    pub(super) fn is_being_made(&self) -> bool {
+        self.work == Work::Doing(Doing::Creating)
+    }
+
     pub(super) fn trouble(&self) -> Option<&ErrorReport> {
         match &self.work {
             Work::Failed { trouble, .. } => Some(&trouble.error),
@@ -230,7 +234,7 @@ impl Volumemgr {
             return Some(Source::Blank { size_bytes: config.max_size_bytes });
         };
         match (self.contents.get(&tree), self.inputs.content_trees.get(&tree)) {
-            (Some(ContentState::Ready(fetched)), Some(content)) => {
+            (Some(ContentState::Ready(fetched)), Some(content)) if !self.is_other_content(&tree) => {
                 Some(Source::Image { path: fetched.path.clone(), format: content.format })
             }
             _ => None,
