@@ -52,6 +52,8 @@ pub struct Facts<'a> {
     pub doing: Option<Doing>,
     /// A start has to wait for its timer.
     pub resting: bool,
+    /// The node may change nothing: guests run, and those that are to run are started; none is stopped.
+    pub read_only: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,6 +70,7 @@ pub fn decide(facts: &Facts<'_>) -> Decision {
     }
     match (facts.wanted, facts.process) {
         (Some(wanted), Process::Gone(_)) if wanted.activate && !facts.resting => Decision::Start,
+        _ if facts.read_only => Decision::Wait,
         (Some(wanted), Process::Alive(_)) if !wanted.activate => Decision::Stop,
         (Some(_), _) => Decision::Wait,
         (None, _) if !facts.wishes_known => Decision::Wait,
@@ -114,14 +117,15 @@ mod tests {
         let (up, down) = (wanted(true), wanted(false));
         for wishes_known in [true, false] {
             for doing in [None, Some(Doing::Starting), Some(Doing::Stopping), Some(Doing::Forgetting)] {
-                for resting in [true, false] {
+                for (resting, read_only) in [(true, true), (true, false), (false, true), (false, false)] {
                     let decided = |wanted: Option<&DomainConfig>, process: &Process| {
-                        decide(&Facts { wanted, wishes_known, process, doing, resting })
+                        decide(&Facts { wanted, wishes_known, process, doing, resting, read_only })
                     };
                     let free = |decision| if doing.is_some() { Decision::Wait } else { decision };
-                    let unwanted = |decision| if wishes_known { free(decision) } else { Decision::Wait };
+                    let allowed = |decision| if read_only { Decision::Wait } else { free(decision) };
+                    let unwanted = |decision| if wishes_known { allowed(decision) } else { Decision::Wait };
                     assert_eq!(decided(Some(&up), &alive), Decision::Wait);
-                    assert_eq!(decided(Some(&down), &alive), free(Decision::Stop));
+                    assert_eq!(decided(Some(&down), &alive), allowed(Decision::Stop));
                     assert_eq!(decided(None, &alive), unwanted(Decision::Stop));
                     for end in &ends {
                         let gone = Process::Gone(end.clone());

@@ -31,7 +31,7 @@ use holdfast_persist::layout::PersistLayout;
 use holdfast_pubsub::Change;
 use holdfast_types::*;
 
-use crate::runtime::{Agent, Ctx, JobContext, Lane, TimerKey, Wiring};
+use crate::runtime::{Agent, Ctx, JobContext, Lane, NodeMode, TimerKey, Wiring};
 use decide::{Decision, Doing, End, Facts, Process};
 pub use jobs::{DomainJob, Env, Stopped};
 use vmm::{Domain, DomainExit, Presence};
@@ -283,8 +283,8 @@ impl Domainmgr {
                     cx.job(DomainJob::Watch(domain.clone()));
                     Process::Alive(domain)
                 }
-                Presence::Ended(DomainExit::Stopped) => Process::Gone(End::Halted),
-                Presence::Ended(DomainExit::Killed) => Process::Gone(End::Crashed),
+                // However it ended: a cut of the power kills every guest, and that is no crash of theirs.
+                Presence::Ended(_) => Process::Gone(End::Halted),
                 Presence::Absent => Process::Gone(End::NeverStarted),
             };
             if let Process::Alive(_) = guest.process {
@@ -367,6 +367,7 @@ impl Domainmgr {
             DomainExit::Killed => Process::Gone(End::Crashed),
         };
         if !wanted {
+            guest.notice = None;
             return;
         }
         guest.crash_count += 1;
@@ -415,6 +416,7 @@ impl Domainmgr {
             process: &guest.process,
             doing: guest.doing,
             resting: guest.resting,
+            read_only: matches!(cx.mode(), NodeMode::ReadOnly { .. }),
         };
         match (decide::decide(&facts), &guest.process, &guest.wanted) {
             (Decision::Start, _, Some(config)) => {
