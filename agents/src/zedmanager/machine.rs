@@ -222,12 +222,18 @@ fn confirmed_deletion(state: &AppInstanceState, facts: &Facts<'_>) -> Option<Dec
 
 /// With no operation running: is there a reason to begin one?
 fn choose(state: &AppInstanceState, facts: &Facts<'_>) -> Decision {
+    match choose_change(state, facts) {
+        // What waits holds up nothing that is due: with a full disk, deleting is the way out.
+        Decision::Wait(why) => begin_due_deletions(state, facts).unwrap_or(Decision::Wait(why)),
+        decision => decision,
+    }
+}
+
+fn choose_change(state: &AppInstanceState, facts: &Facts<'_>) -> Decision {
     if facts.removed {
         return begin(Plan::new(OperationKind::DeleteApp), facts);
     }
-    let Some(received) = facts.received else {
-        return begin_due_deletions(state, facts).unwrap_or(Decision::Wait(WaitingFor::Nothing));
-    };
+    let Some(received) = facts.received else { return Decision::Wait(WaitingFor::Nothing) };
     let Some(applied) = &state.applied else {
         return begin(Plan { next: Some(received.clone()), ..Plan::new(OperationKind::Install) }, facts);
     };
@@ -238,10 +244,21 @@ fn choose(state: &AppInstanceState, facts: &Facts<'_>) -> Decision {
         return choose_rollback(state, received, facts);
     }
     let wanted = change::in_effect(received, Some(applied), state.superseded_version.as_deref());
+    if applied.activate && !wanted.activate {
+        // By itself, before all else: an application can be stopped whatever its update waits for.
+        return Decision::ApplyInPlace(Box::new(AppInstanceConfig { activate: false, ..applied.clone() }));
+    }
     match change::classify(applied, &wanted) {
         Change::None => {}
         Change::InPlace => return Decision::ApplyInPlace(Box::new(wanted)),
-        Change::Restart | Change::Purge if state.waiting.is_none() => {
+        Change::Restart | Change::Purge if state.waiting.is_some() => {
+            return old_version_runs(applied, &wanted).unwrap_or(Decision::Wait(WaitingFor::Controller));
+        }
+        Change::Restart | Change::Purge => {
+            if let Some(deletions) = begin_due_deletions(state, facts) {
+                // Not held up by volumes that the update may wait for.
+                return deletions;
+            }
             let plan = Plan {
                 next: Some(wanted),
                 snapshots: list::waiting_for_update(state),
@@ -250,17 +267,19 @@ fn choose(state: &AppInstanceState, facts: &Facts<'_>) -> Decision {
             };
             return begin(plan, facts);
         }
-        Change::Restart | Change::Purge => {
-            return begin_due_deletions(state, facts).unwrap_or(Decision::Wait(WaitingFor::Controller));
-        }
     }
     let now = list::waiting_for_now(state);
-    if !now.is_empty() {
-        let plan =
-            Plan { snapshots: now, volumes: applied.volume_keys(), ..Plan::new(OperationKind::Snapshot) };
-        return begin(plan, facts);
+    if now.is_empty() {
+        return Decision::Wait(WaitingFor::Nothing);
     }
-    begin_due_deletions(state, facts).unwrap_or(Decision::Wait(WaitingFor::Nothing))
+    let plan = Plan { snapshots: now, volumes: applied.volume_keys(), ..Plan::new(OperationKind::Snapshot) };
+    begin(plan, facts)
+}
+
+/// [003] B5: while an update cannot be done the old version runs, if the application is to run at all.
+fn old_version_runs(applied: &AppInstanceConfig, wanted: &AppInstanceConfig) -> Option<Decision> {
+    (wanted.activate && !applied.activate)
+        .then(|| Decision::ApplyInPlace(Box::new(AppInstanceConfig { activate: true, ..applied.clone() })))
 }
 
 /// [003] D1: deletions wait until the guest is down for another reason; one that is not running is no hindrance.
@@ -268,6 +287,14 @@ fn begin_due_deletions(state: &AppInstanceState, facts: &Facts<'_>) -> Option<De
     let down = matches!(facts.guest, Guest::Down | Guest::ConfirmedDown);
     (facts.storage_known && down && list::deletions_due(state))
         .then(|| begin(Plan::new(OperationKind::DeleteSnapshots), facts))
+}
+
+/// On a node that may change nothing: whether something stands still for that reason.
+pub fn waits_for_admission(state: &AppInstanceState, decision: Decision) -> WaitingFor {
+    match decision {
+        Decision::Wait(why) if state.operation.is_none() => why,
+        _ => WaitingFor::Admission,
+    }
 }
 
 fn begin(plan: Plan, facts: &Facts<'_>) -> Decision {
@@ -339,7 +366,7 @@ fn advance(state: &AppInstanceState, operation: &Operation, facts: &Facts<'_>) -
         return Decision::Wait(WaitingFor::GuestDown);
     }
     match operation.phase {
-        Phase::PreparingVolumes => prepare_volumes(operation, facts),
+        Phase::PreparingVolumes => prepare_volumes(state, operation, facts),
         Phase::CheckingStorage => check_storage(operation, facts),
         Phase::StoppingGuest if facts.guest == Guest::ConfirmedDown => leave(operation),
         Phase::StoppingGuest => Decision::Wait(WaitingFor::GuestDown),
@@ -349,8 +376,12 @@ fn advance(state: &AppInstanceState, operation: &Operation, facts: &Facts<'_>) -
     }
 }
 
-/// An installation or update whose configuration has changed again before the guest was stopped.
+/// An installation or update whose configuration has changed again before the guest was stopped, or which waits while
+/// something can be deleted.
 fn is_outdated(state: &AppInstanceState, operation: &Operation, facts: &Facts<'_>) -> bool {
+    if operation.kind == OperationKind::Update && begin_due_deletions(state, facts).is_some() {
+        return true;
+    }
     let (OperationKind::Install | OperationKind::Update, Some(received)) = (operation.kind, facts.received)
     else {
         return false;
@@ -359,20 +390,26 @@ fn is_outdated(state: &AppInstanceState, operation: &Operation, facts: &Facts<'_
     operation.next.as_ref() != Some(&wanted)
 }
 
-fn prepare_volumes(operation: &Operation, facts: &Facts<'_>) -> Decision {
+fn prepare_volumes(state: &AppInstanceState, operation: &Operation, facts: &Facts<'_>) -> Decision {
     let wanted = operation.next.iter().flat_map(AppInstanceConfig::volume_keys);
-    let mut pending = false;
+    let (mut pending, mut broken) = (false, None);
     for key in wanted {
         match facts.volumes.get(&key) {
             Some(Readiness::Ready) => {}
-            // [003] C1: a rollback needs every volume there; an update can wait for a download to succeed.
-            Some(Readiness::Broken(error)) if operation.kind == OperationKind::Rollback => {
-                return Decision::Fail(error.clone());
-            }
-            Some(Readiness::Broken(_) | Readiness::Pending) | None => pending = true,
+            Some(Readiness::Broken(error)) => broken = Some(error),
+            Some(Readiness::Pending) | None => pending = true,
         }
     }
-    if pending { Decision::Wait(WaitingFor::Volumes) } else { leave(operation) }
+    match (broken, &state.applied, &operation.next) {
+        // [003] C1: a rollback needs every volume there; an update can wait for a download to succeed.
+        (Some(error), ..) if operation.kind == OperationKind::Rollback => Decision::Fail(error.clone()),
+        (Some(_), Some(applied), Some(next)) => {
+            old_version_runs(applied, next).unwrap_or(Decision::Wait(WaitingFor::Volumes))
+        }
+        (Some(_), ..) => Decision::Wait(WaitingFor::Volumes),
+        (None, ..) if pending => Decision::Wait(WaitingFor::Volumes),
+        (None, ..) => leave(operation),
+    }
 }
 
 fn check_storage(operation: &Operation, facts: &Facts<'_>) -> Decision {

@@ -58,6 +58,7 @@ pub enum Event {
     Domain(Change<DomainStatus>),
     Scanned(Scan),
     StartDelayOver(AppId),
+    ModeChanged,
 }
 
 /// The seams of its one job, the inventory at start.
@@ -181,7 +182,7 @@ impl Agent for Zedmanager {
             Event::Preflight(change) => object_lane(change, |status| status.app),
             Event::Domain(change) => object_lane(change, |status| status.app),
             Event::StartDelayOver(app) => Lane::object(app),
-            Event::Scanned(_) => Lane::Agent,
+            Event::Scanned(_) | Event::ModeChanged => Lane::Agent,
         }
     }
 
@@ -199,6 +200,10 @@ impl Agent for Zedmanager {
 
     fn run_job(_job: Self::Job, env: &Env, _cx: &JobContext<Event>) -> Event {
         Event::Scanned(inventory::scan(env.disk.as_ref(), &env.layout))
+    }
+
+    fn mode_changed(_mode: &NodeMode) -> Option<Event> {
+        Some(Event::ModeChanged)
     }
 }
 
@@ -292,6 +297,8 @@ impl Zedmanager {
                 }
                 vec![app]
             }
+            // What waited for space goes on.
+            Event::ModeChanged => self.all_apps(),
         }
     }
 
@@ -388,6 +395,11 @@ impl Zedmanager {
             let mut state = app.state.clone();
             machine::absorb(&mut state, &facts);
             let decision = machine::decide(&state, &facts);
+            if facts.admission == Admission::Nothing {
+                // Nothing can be written down, so the row stays as it is, and an operation where it is.
+                app.waiting = machine::waits_for_admission(&app.state, decision);
+                return false;
+            }
             if let Decision::Wait(why) = decision {
                 app.state = state;
                 app.waiting = why;
@@ -439,6 +451,12 @@ impl Zedmanager {
             (Some(status), _) if !status.state.is_down() => Guest::Up,
             (Some(status), Some(order)) if !order.activate && status.number == order.number => {
                 Guest::ConfirmedDown
+            }
+            // The order to start is not answered yet: the process may be there already.
+            (status, Some(order))
+                if order.activate && status.map(|status| status.number) != Some(order.number) =>
+            {
+                Guest::Up
             }
             (Some(_), _) => Guest::Down,
             (None, _) if self.domains_known => Guest::Down,
@@ -524,7 +542,7 @@ impl Zedmanager {
         }
         app.start = Start::Delayed;
         let delay = Duration::from_secs(u64::from(applied.start_delay_seconds));
-        cx.timer(TimerKey(format!("start-delay {id}")), delay, Event::StartDelayOver(id));
+        cx.timer(start_delay_timer(id), delay, Event::StartDelayOver(id));
     }
 
     /// Publishes what the row says should stand on the bus, and un-publishes the rest.
@@ -558,14 +576,16 @@ impl Zedmanager {
         }
     }
 
-    /// Gives the wish its number: the old one if nothing differs, else the next.
+    /// Gives the wish its number: the old one if nothing differs, else the next. It is above every number answered so
+    /// far: an answer to an application of the same id that was deleted must not count for this one.
     fn publish_domain(&mut self, id: AppId, mut config: DomainConfig, cx: &mut Ctx<Self>) {
         let Some(app) = self.apps.get_mut(&id) else { return };
         config.number = app.domain_number;
         if cx.get::<DomainConfig>(&id).as_deref() == Some(&config) {
             return;
         }
-        app.domain_number += 1;
+        let answered = self.domains.get(&id).map_or(0, |status| status.number);
+        app.domain_number = app.domain_number.max(answered) + 1;
         config.number = app.domain_number;
         cx.publish(config);
     }
@@ -606,6 +626,7 @@ impl Zedmanager {
         replace::<VolumesSnapshotConfig>(cx, Vec::new(), |row| row.app == id);
         replace::<SnapshotPreflightConfig>(cx, Vec::new(), |row| row.app == id);
         replace::<VolumeRefConfig>(cx, Vec::new(), |row| row.key.app == id);
+        cx.cancel_timer(&start_delay_timer(id));
         cx.unpublish::<DomainConfig>(&id);
         cx.unpublish::<AppInstanceStatus>(&id);
         cx.unpublish::<AppInstanceState>(&id);
@@ -647,6 +668,10 @@ fn replace<T: Topic>(cx: &mut Ctx<Zedmanager>, values: Vec<T>, own: impl Fn(&T) 
     for value in values {
         cx.publish(value);
     }
+}
+
+fn start_delay_timer(id: AppId) -> TimerKey {
+    TimerKey(format!("start-delay {id}"))
 }
 
 fn new_state(config: &AppInstanceConfig) -> AppInstanceState {

@@ -10,6 +10,7 @@ use super::change::Change;
 use super::machine::*;
 use super::testing::*;
 
+#[derive(Clone)]
 struct Walk {
     state: AppInstanceState,
     received: Option<AppInstanceConfig>,
@@ -493,4 +494,60 @@ fn after_a_restart_storage_waits_for_the_guest_again() {
     }
     walk.guest = Guest::ConfirmedDown;
     assert_eq!(walk.go(), WaitingFor::Reverts);
+}
+
+/// [003] B5: an update that waits for a volume neither keeps the application from being stopped nor from running.
+#[test]
+fn an_application_can_be_stopped_and_started_while_its_update_waits() {
+    let mut walk = Walk::installed();
+    walk.edit(|config| {
+        config.id_and_version.version = "2".to_owned();
+        config.volumes[0].generation = Generation(1);
+    });
+    let key = walk.received.as_ref().expect("configured").volumes[0].key();
+    walk.broken.insert(key, ErrorReport::new("no such image", time(1)));
+    assert_eq!(walk.go(), WaitingFor::Volumes);
+    walk.take_steps();
+    let applied = |walk: &Walk| {
+        let applied = walk.state.applied.as_ref().expect("installed");
+        (applied.version().to_owned(), applied.activate)
+    };
+
+    walk.edit(|config| config.activate = false);
+    assert_eq!(walk.go(), WaitingFor::Volumes);
+    assert_eq!(walk.take_steps(), ["Abandon", "apply in place", "begin Update"]);
+    assert_eq!(applied(&walk), ("1".to_owned(), false));
+
+    walk.edit(|config| config.activate = true);
+    assert_eq!(walk.go(), WaitingFor::Volumes);
+    assert_eq!(applied(&walk), ("1".to_owned(), true), "the old version runs meanwhile");
+    walk.take_steps();
+    walk.broken.clear();
+    assert_eq!(walk.go(), WaitingFor::GuestDown);
+    assert_eq!(walk.take_steps(), ["StoppingGuest"]);
+}
+
+/// Deleting is how space comes back: it is not held up by an update that has none.
+#[test]
+fn a_deletion_of_a_stopped_application_is_not_held_up_by_its_update() {
+    let mut walk = Walk::upgraded();
+    walk.guest = Guest::ConfirmedDown;
+    walk.edit(|config| {
+        config.activate = false;
+        config.id_and_version.version = "3".to_owned();
+        config.volumes[0].generation = Generation(2);
+    });
+    let key = walk.received.as_ref().expect("configured").volumes[0].key();
+    walk.broken.insert(key, ErrorReport::new("no space", time(1)));
+    assert_eq!(walk.go(), WaitingFor::Volumes);
+    walk.take_steps();
+    for admission in [Admission::All, Admission::OnlyDeletions] {
+        let mut walk = Walk { admission, ..walk.clone() };
+        walk.edit(|config| config.snapshot = listed(&[]));
+        assert_eq!(walk.go(), WaitingFor::Deletions);
+        assert_eq!(walk.take_steps(), ["Abandon", "begin DeleteSnapshots", "DeletingSnapshots"]);
+        walk.storage.clear();
+        walk.go();
+        assert_eq!(walk.take_steps()[..2], ["forget", "Complete"]);
+    }
 }
