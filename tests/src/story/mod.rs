@@ -13,6 +13,7 @@
 
 mod content;
 mod running;
+mod small_disk;
 mod tool;
 
 use std::path::{Path, PathBuf};
@@ -27,8 +28,10 @@ use uuid::Uuid;
 use crate::controller::DeviceConfig;
 use crate::controller::server::Server;
 pub use content::CONTENT_BYTES;
+pub use holdfast_agents::domainmgr::simulated_vmm::Habits;
 pub use holdfast_agents::wire::config::{Format, SnapshotType};
 pub use running::Running;
+pub use small_disk::SmallDisk;
 pub use tool::{FailingTool, Verb};
 
 /// How long anything may take before the story fails.
@@ -55,7 +58,7 @@ pub fn snapshot(n: u8) -> Uuid {
 }
 
 /// The content tree of version `n` of the image.
-fn content_tree(n: u8) -> Uuid {
+pub fn content_tree(n: u8) -> Uuid {
     Uuid::from_u128(0xf000_0000_0000_4000_8000_0000_0000_0000 + u128::from(n))
 }
 
@@ -64,6 +67,8 @@ pub struct Story {
     pub controller: Server,
     pub hypervisor: SimulatedVmm,
     pub tool: Arc<FailingTool>,
+    /// What the persist directory is on, when that is not the machine's disk.
+    pub small_disk: Option<SmallDisk>,
     folder: TempDir,
     running: Option<Running>,
 }
@@ -71,6 +76,15 @@ pub struct Story {
 impl Story {
     /// A node with nothing deployed. None, with the reason printed, where the machine lacks what it takes.
     pub fn begin() -> Option<Story> {
+        Story::begin_on(|_| Ok(None))
+    }
+
+    /// The same, with a persist directory that holds only so much.
+    pub fn begin_on_small_disk(size_mib: u32) -> Option<Story> {
+        Story::begin_on(|persist| SmallDisk::mount(persist, size_mib).map(Some))
+    }
+
+    fn begin_on(disk: impl FnOnce(&Path) -> Result<Option<SmallDisk>, String>) -> Option<Story> {
         if let Some(reason) = content::missing_tool() {
             eprintln!("skipped: {reason}");
             return None;
@@ -78,11 +92,19 @@ impl Story {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let files = folder.path().join("files");
         std::fs::create_dir(&files).expect("a folder for the datastore");
+        let small_disk = match disk(&folder.path().join("persist")) {
+            Ok(small_disk) => small_disk,
+            Err(reason) => {
+                eprintln!("skipped: {reason}");
+                return None;
+            }
+        };
         let controller = Server::for_test(Some(&files));
         let mut story = Story {
             controller,
             hypervisor: SimulatedVmm::new(),
             tool: Arc::new(FailingTool::new()),
+            small_disk,
             folder,
             running: None,
         };
@@ -100,7 +122,7 @@ impl Story {
         Some(story)
     }
 
-    fn deploy(&self) {
+    pub fn deploy(&self) {
         self.publish_image(1);
         let store = self.controller.address();
         self.edit(|device| {
@@ -115,8 +137,28 @@ impl Story {
 
     /// Serves an image whose content is the digit `n`, and lists its content tree.
     pub fn publish_image(&self, n: u8) {
+        self.publish_file(n, &self.make_image(b'0' + n));
+    }
+
+    /// A qcow2 image with this content, as bytes.
+    pub fn make_image(&self, content: u8) -> Vec<u8> {
+        let path = self.folder.path().join("image.qcow2");
+        content::make_image(&path, 16 * MIB, content);
+        std::fs::read(path).expect("just made")
+    }
+
+    /// A qcow2 image that shows another file where it has nothing of its own.
+    pub fn make_overlay_of(&self, backing: &Path) -> Vec<u8> {
+        let path = self.folder.path().join("overlay.qcow2");
+        content::make_overlay(&path, 16 * MIB, backing);
+        std::fs::read(path).expect("just made")
+    }
+
+    /// Serves any bytes as version `n` of the image, with the sha256 they have.
+    pub fn publish_file(&self, n: u8, bytes: &[u8]) {
         let name = format!("image-{n}.qcow2");
-        let digest = content::make_image(&self.folder.path().join("files").join(&name), 16 * MIB, b'0' + n);
+        self.serve_file(&name, bytes);
+        let digest = content::sha256(bytes);
         self.edit(|device| {
             let tree = device.add_content_tree(content_tree(n), STORE, &name, Format::Qcow2);
             tree.sha256(&digest).max_size_bytes(64 * MIB);
@@ -144,10 +186,25 @@ impl Story {
     /// The image is replaced by version `n` through a purge; the data volume stays.
     pub fn update_image(&self, n: u8) {
         self.publish_image(n);
+        self.order_image(n);
+    }
+
+    /// The same, of an image that is served already.
+    pub fn order_image(&self, n: u8) {
         self.edit(|device| {
             device.replace_volume(IMAGE, content_tree(n)).expect("the image is listed");
             device.app(APP).version(&n.to_string());
         });
+    }
+
+    /// The guest of this application behaves like this from now on.
+    pub fn guest_habits(&self, habits: Habits) {
+        self.hypervisor.set_habits(APP, habits);
+    }
+
+    /// An operation has stopped the guest, or is about to.
+    pub fn expect_under_way(&self) {
+        self.expect_app("RESTARTING or PURGING", |app| matches!(app.state, 10 | 11));
     }
 
     /// An update that restarts and replaces nothing.
@@ -173,6 +230,11 @@ impl Story {
         self.edit(|device| {
             device.app(APP).activate(activate);
         });
+    }
+
+    /// The application is listed no more; its volumes are.
+    pub fn remove_app_alone(&self) {
+        self.edit(|device| device.remove_app(APP));
     }
 
     /// The application and its volumes are listed no more.

@@ -119,3 +119,74 @@ fn a_broken_download_is_resumed() {
     let downloads = story.controller.downloads();
     assert!(downloads.iter().any(|download| download.from_bytes > 0), "{downloads:?}");
 }
+
+/// The digest is right and the content is not: said on the application, the old version runs, a good image mends it.
+#[test]
+fn an_image_that_is_no_qcow2_is_named_and_the_old_version_runs() {
+    broken_image(|_| vec![0x5a; 300_000], "qcow2");
+}
+
+#[test]
+fn a_qcow2_that_was_cut_short_is_named_and_the_old_version_runs() {
+    broken_image(|story| story.make_image(b'2')[..400_000].to_vec(), "corruptions");
+}
+
+/// Of one that ends before its tables QEMU itself says nothing, and shows an empty disk.
+#[test]
+fn a_qcow2_without_its_tables_is_named_and_the_old_version_runs() {
+    broken_image(|story| story.make_image(b'2')[..150_000].to_vec(), "cut short");
+}
+
+/// It would read a file of the node's.
+#[test]
+fn a_qcow2_with_a_backing_file_is_refused_and_the_old_version_runs() {
+    broken_image(
+        |story| {
+            let secret = story.persist().join("secret");
+            std::fs::write(&secret, [b's'; 4096]).expect("writable");
+            story.make_overlay_of(&secret)
+        },
+        "backing",
+    );
+}
+
+fn broken_image(bytes: impl FnOnce(&Story) -> Vec<u8>, named: &str) {
+    let Some(story) = with_neighbour() else { return };
+    story.request(1);
+    story.publish_file(2, &bytes(&story));
+    story.order_image(2);
+    story.expect_app_error(named);
+    story.expect_undisturbed();
+    assert_eq!(story.version(), "1", "the old version runs");
+    story.expect_content(IMAGE, 1, b'1');
+    story.expect_content(DATA, 1, b'a');
+    neighbour_is_well(&story);
+
+    // Stopping the application and starting it again do not need the update to succeed.
+    story.activate(false);
+    story.expect_halted("1");
+    story.activate(true);
+    story.expect_running("1");
+
+    story.publish_image(2);
+    story.expect_running("2");
+    story.expect_content(IMAGE, 2, b'2');
+    story.expect_available(1, "1");
+    story.expect_no_app_error();
+    neighbour_is_well(&story);
+}
+
+/// The neighbours are judged one by one.
+#[test]
+fn an_application_without_an_id_is_refused_alone() {
+    let Some(story) = with_neighbour() else { return };
+    for bad in ["", "db", "../../etc"] {
+        story.edit(|device| {
+            device.add_app(bad, "bad").volume(DATA, 1);
+        });
+        story.update_by_restart(&format!("1 {bad}"));
+        story.expect_running(&format!("1 {bad}"));
+        story.edit(|device| device.remove_app(bad));
+    }
+    neighbour_is_well(&story);
+}

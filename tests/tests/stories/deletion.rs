@@ -97,3 +97,22 @@ fn deleting_one_application_leaves_the_other_alone() {
     story.expect_content(OTHER_DATA, 1, b'o');
     assert_eq!(story.hypervisor.starts(OTHER_APP), 1);
 }
+
+/// A volume that is still listed stays, with what is in it, for whoever comes next.
+#[test]
+fn a_volume_that_is_still_listed_outlives_its_application() {
+    let Some(story) = with_snapshot() else { return };
+    story.guest_writes(DATA, 1, b'd');
+    story.remove_app_alone();
+    story.expect_gone(1);
+    story.expect_no_volume(IMAGE, 1);
+    story.expect_content(DATA, 1, b'd');
+    story.expect_content(IMAGE, 2, b'2');
+    story.edit(|device| {
+        device.add_app(APP, "db again").version("7").volume(IMAGE, 2).volume(DATA, 1);
+    });
+    story.expect_running("7");
+    story.expect_content(DATA, 1, b'd');
+    story.remove_app();
+    story.expect_nothing_left();
+}

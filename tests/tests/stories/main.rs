@@ -6,6 +6,8 @@ mod border;
 mod chain;
 mod creation;
 mod deletion;
+mod full_disk;
 mod maximum;
 mod node;
 mod rollback;
+mod trouble;
