@@ -184,7 +184,7 @@ async fn assemble(
 fn seams(settings: &Settings, services: &Services, accelerator: &Choice) -> Result<Seams, NodeError> {
     let hypervisor = QemuVmm::new(QemuSettings {
         binary: "qemu-system-x86_64".into(),
-        runtime_dir: services.layout.domains_dir(),
+        runtime_dir: services.layout.run_dir(),
         accelerator: accelerator.accelerator,
     })
     .map_err(NodeError::Hypervisor)?;

@@ -11,7 +11,8 @@
 //!   downloads/                                    content fetched in part
 //!   vault/volumes/<VolumeID>#<generation>.<format>   encrypted volumes
 //!   clear/volumes/<VolumeID>#<generation>.<format>   the others
-//!   domains/<app>/                                console log, sockets, process id
+//!   domains/<app>/                                console log
+//!   run/<app>/                                    control socket, process id
 //! ```
 //!
 //! Ids reach this place checked ([003] A8). Should one slip through, it still cannot leave its directory:
@@ -140,7 +141,12 @@ impl PersistLayout {
         self.root.join("domains")
     }
 
-    /// What belongs to a running domain: console log, sockets, process id. Not kept when the application goes.
+    /// Control sockets and process ids of running domains; the hypervisor's seam makes and empties it.
+    pub fn run_dir(&self) -> PathBuf {
+        self.root.join("run")
+    }
+
+    /// What a domain leaves for people: its console log. Not kept when the application goes.
     pub fn domain_dir(&self, app: &impl Display) -> PathBuf {
         self.domains_dir().join(component(app))
     }

@@ -1,7 +1,7 @@
 //! What domainmgr has done off the event loop, over the [`Vmm`] seam.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,6 +28,9 @@ const LOCKED_TRY_AGAIN_AFTER: Duration = Duration::from_millis(200);
 
 /// Whether a process is left of a failed start is asked again after this, until there is an answer.
 const LOOK_AGAIN_AFTER: Duration = Duration::from_secs(1);
+
+/// Two of these are kept per guest. A guest can still fill the disk within one run: it is looked at between runs.
+const CONSOLE_LOG_AT_MOST_BYTES: u64 = 4 << 20;
 
 /// The seams of this agent's jobs.
 #[derive(Debug)]
@@ -121,6 +124,7 @@ fn start(config: &DomainConfig, env: &Env, cx: &JobContext<Event>) -> Result<Dom
     let spec = spec(config, &env.layout)?;
     let directory = env.layout.domain_dir(&config.app);
     crashsafe::ensure_dir(env.disk.as_ref(), &directory).map_err(|error| error.to_string())?;
+    turn_console_log_over(env.disk.as_ref(), &spec.console_log).map_err(|error| error.to_string())?;
     let vmm = env.vmm.as_ref();
     start_unlocked(&spec, vmm, cx).or_else(|error| what_is_left(config.app, &error, vmm, cx))
 }
@@ -209,6 +213,17 @@ fn spec(config: &DomainConfig, layout: &PersistLayout) -> Result<VmSpec, String>
 
 pub fn console_log(layout: &PersistLayout, app: AppId) -> PathBuf {
     layout.domain_dir(&app).join("console.log")
+}
+
+/// A guest's console is appended to from start to start, so that a crash can be read about; once it is large, a new
+/// log is begun and the one before is kept.
+fn turn_console_log_over(disk: &dyn FileSeam, log: &Path) -> std::io::Result<()> {
+    match disk.metadata(log)? {
+        Some(found) if found.size_bytes > CONSOLE_LOG_AT_MOST_BYTES => {
+            disk.rename(log, &log.with_extension("log.old"))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// ACPI first, then, when the guest's patience is used up, force ([003] B2). Done only when the process is gone.

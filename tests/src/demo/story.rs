@@ -305,17 +305,17 @@ impl Story<'_> {
             let version = app.app_version;
             Some(format!("{state}, version {version}, snapshots {available} of {listed}, errors {errors}"))
         };
-        let expected =
-            Some(format!("RUNNING, version {version}, snapshots {snapshots} of {snapshots}, errors 0"));
+        let expected = format!("RUNNING, version {version}, snapshots {snapshots} of {snapshots}, errors 0");
         let what = format!("a report of version {version} running with {snapshots} snapshots");
-        let waited =
-            self.stage.until(self.timeline, &what, |stage| Ok((found(stage) == expected).then_some(())));
+        let waited = self.stage.until(self.timeline, &what, |stage| {
+            Ok((found(stage).as_ref() == Some(&expected)).then_some(()))
+        });
         let with = if snapshots == 0 { "without a snapshot" } else { "with the snapshot of version 1" };
         self.timeline.check_equal(
             &format!("the controller heard that version {version} runs, {with}"),
             "newest report",
             found(self.stage).unwrap_or_default(),
-            expected.unwrap_or_default(),
+            expected,
         )?;
         waited
     }

@@ -413,7 +413,9 @@ impl Story {
     /// Files under the persist directory that belong to an application, a volume or a snapshot.
     pub fn leftovers(&self) -> Vec<PathBuf> {
         let mut found = Vec::new();
-        for folder in ["snapshots", "vault/volumes", "clear/volumes", "downloads", "quarantine", "domains"] {
+        for folder in
+            ["snapshots", "vault/volumes", "clear/volumes", "downloads", "quarantine", "domains", "run"]
+        {
             collect(&self.persist().join(folder), &mut found);
         }
         for agent in ["zedmanager", "volumemgr"] {
