@@ -16,6 +16,7 @@ mod running;
 mod small_disk;
 mod tool;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -251,6 +252,15 @@ impl Story {
 
     /// Starts the node that was stopped.
     pub fn start(&mut self) {
+        self.start_as(None);
+    }
+
+    /// As after too many starts that failed, for this reason.
+    pub fn start_read_only(&mut self, reason: &str) {
+        self.start_as(Some(reason.to_owned()));
+    }
+
+    fn start_as(&mut self, read_only: Option<String>) {
         assert!(self.running.is_none());
         let running = Running::start(
             &self.persist(),
@@ -258,6 +268,7 @@ impl Story {
             &self.controller.url(),
             self.hypervisor.clone(),
             self.tool.clone(),
+            read_only,
         );
         self.running = Some(running);
     }
@@ -422,6 +433,17 @@ impl Story {
             collect(&self.persist().join("status").join(agent), &mut found);
         }
         found
+    }
+
+    /// Every file under the persist directory with the digest of its content.
+    pub fn stored(&self) -> BTreeMap<PathBuf, String> {
+        let mut found = Vec::new();
+        collect(&self.persist(), &mut found);
+        let digest = |path: PathBuf| {
+            let bytes = std::fs::read(&path).unwrap_or_default();
+            (path, content::sha256(&bytes))
+        };
+        found.into_iter().map(digest).collect()
     }
 
     pub fn images(&self) -> Vec<PathBuf> {

@@ -37,6 +37,7 @@ impl Running {
         controller: &str,
         hypervisor: SimulatedVmm,
         tool: Arc<FailingTool>,
+        read_only: Option<String>,
     ) -> Running {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
@@ -44,7 +45,7 @@ impl Running {
             .build()
             .expect("threads for a node");
         let node = runtime.block_on(async {
-            let services = services(persist);
+            let services = services(persist, read_only);
             let seams = Seams {
                 controller: Arc::new(HttpLink::new(controller, device).expect("the simulator's address")),
                 fetcher: Arc::new(HttpFetcher::new()),
@@ -72,7 +73,7 @@ impl Running {
     }
 }
 
-fn services(persist: &Path) -> Services {
+fn services(persist: &Path, read_only: Option<String>) -> Services {
     let layout = PersistLayout::new(persist);
     layout.prepare(&RealDisk).expect("a persist directory");
     Services::open(Outside {
@@ -83,7 +84,7 @@ fn services(persist: &Path) -> Services {
         executor: BlockingPool::new(),
         limits: JobLimits::default(),
         reserve_size_bytes: 64 * 1024,
-        read_only: None,
+        read_only,
     })
     .expect("room for the reserve")
 }

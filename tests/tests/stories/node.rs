@@ -1,5 +1,6 @@
 //! [003] G: restarts of the service and of the node.
 
+use holdfast_agents::domainmgr::vmm::DomainExit;
 use holdfast_tests::story::*;
 
 /// G8 (!): a restart of the service never touches a running guest.
@@ -67,4 +68,36 @@ fn a_damaged_record_is_a_failed_snapshot_and_nothing_more() {
         story.start();
         story.expect_running("3");
     }
+}
+
+/// A node that keeps failing comes up read-only: guests run, nothing changes, and the report says why.
+#[test]
+fn a_read_only_node_runs_its_guests_and_changes_nothing() {
+    let Some(mut story) = Story::deployed() else { return };
+    story.request(1);
+    story.update_by_restart("2");
+    story.expect_running("2");
+    // Due, and to be done when the guest is down: an update that waits for an image, and a deletion.
+    story.drop_snapshot(1);
+    story.publish_file(3, b"no image");
+    story.order_image(3);
+    story.expect_app_error("qcow2");
+    story.expect_unreported(1);
+    story.stop();
+    let before = story.stored();
+
+    story.start_read_only("told so");
+    story.expect_app_error("read-only: told so");
+    story.expect_running("2");
+    story.hypervisor.end(APP, DomainExit::Killed);
+    story.until("the guest to be started again", || story.guest_starts() == 3);
+    story.roll_back(1);
+    story.activate(false);
+    story.expect_undisturbed();
+    story.stop();
+    assert_eq!(story.stored(), before);
+
+    story.start();
+    story.expect_halted("2");
+    story.expect_gone(1);
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use holdfast_agents::domainmgr::vmm::DomainExit;
 use holdfast_tests::story::*;
 
 fn stubborn() -> Habits {
@@ -126,7 +127,7 @@ fn a_deletion_that_is_due_is_done_when_the_guest_crashes() {
     story.expect_running("2");
     story.drop_snapshot(1);
     story.expect_unreported(1);
-    story.hypervisor.end(APP, holdfast_agents::domainmgr::vmm::DomainExit::Killed);
+    story.hypervisor.end(APP, DomainExit::Killed);
     story.expect_gone(1);
     story.expect_running("2");
 }
