@@ -100,7 +100,7 @@ pub enum Stopped {
 pub fn run(job: DomainJob, env: &Env, cx: &JobContext<Event>) -> Event {
     let vmm = env.vmm.as_ref();
     match job {
-        DomainJob::List => Event::Listed(list(vmm)),
+        DomainJob::List => Event::Listed(list(env)),
         DomainJob::Start(config) => {
             let result = start(&config, env, cx);
             Event::Started { app: config.app, number: config.number, result }
@@ -114,9 +114,16 @@ pub fn run(job: DomainJob, env: &Env, cx: &JobContext<Event>) -> Event {
     }
 }
 
-fn list(vmm: &dyn Vmm) -> Result<BTreeMap<AppId, Presence>, String> {
-    let found = vmm.list().map_err(|error| error_chain(&error))?;
-    Ok(found.into_iter().map(|(app, presence)| (AppId(app), presence)).collect())
+/// What runs or ended, and directories of which nothing else is left: they are nobody's once the wishes are known.
+fn list(env: &Env) -> Result<BTreeMap<AppId, Presence>, String> {
+    let found = env.vmm.list().map_err(|error| error_chain(&error))?;
+    let mut found: BTreeMap<AppId, Presence> =
+        found.into_iter().map(|(app, presence)| (AppId(app), presence)).collect();
+    let directories = env.disk.list(&env.layout.domains_dir()).map_err(|error| error.to_string())?;
+    for app in directories.iter().filter_map(|entry| entry.name.to_str()?.parse().ok()) {
+        found.entry(app).or_insert(Presence::Absent);
+    }
+    Ok(found)
 }
 
 /// Afterwards QEMU answers, or no process of this domain is left.

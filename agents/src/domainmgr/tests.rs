@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use holdfast_persist::MemDisk;
+use holdfast_persist::{Disk, MemDisk};
 use holdfast_types::*;
 use uuid::Uuid;
 
 use super::simulated_vmm::{Habits, SimulatedVmm};
-use super::vmm::DomainExit;
+use super::vmm::{DomainExit, Vmm};
 use super::{Domainmgr, Env, Settings};
 use crate::runtime::{Bench, ManualClock};
 use holdfast_persist::PersistLayout;
@@ -238,4 +238,21 @@ fn a_watch_that_cannot_be_set_is_tried_again() {
     node.vmm.end(APP.0, DomainExit::Stopped);
     node.pass(5);
     node.expect(1, DomainState::Halted);
+}
+
+/// The power was cut in the middle of forgetting: the directory is found at the next start, and goes.
+#[test]
+fn a_directory_that_nothing_else_is_left_of_goes_when_the_wishes_are_known() {
+    let mut node = Node::begin();
+    node.order(wanted(1, true));
+    let directory = PersistLayout::new("/persist").domain_dir(&APP);
+    assert!(node.disk.metadata(&directory).expect("looks").is_some());
+    node.vmm.end(APP.0, DomainExit::Killed);
+    node.vmm.forget(APP.0).expect("it ended");
+    let mut node = node.restart();
+    node.bench.unpublish::<DomainConfig>(&APP);
+    node.bench.signal_restarted::<DomainConfig>();
+    node.work();
+    assert!(node.disk.metadata(&directory).expect("looks").is_none());
+    assert!(node.bench.row::<DomainStatus>(&APP).is_none());
 }
