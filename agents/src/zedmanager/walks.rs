@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 
 use holdfast_types::*;
 
+use super::carry_out::carry_out;
 use super::change::Change;
 use super::machine::*;
 use super::testing::*;

@@ -1,0 +1,231 @@
+//! What a decision changes in the row, and what must be durable before the row is. Pure, like the decision.
+
+use holdfast_types::{
+    AppInstanceState, ErrorReport, FailedOperation, Operation, OperationKind, Phase, SnapshotId,
+    SnapshotInstanceStatus, SnapshotState, Timestamp, UuidAndVersion, WaitingUpdate,
+};
+
+use super::machine::{Decision, Facts, Plan, Write};
+
+/// Changes the row as decided and returns what must be durable before it. `Wait` and `ForgetApp` change nothing.
+pub fn carry_out(state: &mut AppInstanceState, decision: Decision, facts: &Facts<'_>) -> Vec<Write> {
+    match decision {
+        Decision::Wait(_) | Decision::ForgetApp => Vec::new(),
+        Decision::ApplyInPlace(config) => {
+            state.applied = Some(*config);
+            Vec::new()
+        }
+        Decision::Begin(plan) => {
+            begin_operation(state, *plan, facts.now);
+            Vec::new()
+        }
+        Decision::RefuseRollback { counter, snapshot, why } => {
+            refuse_rollback(state, counter, snapshot, why, facts.now);
+            Vec::new()
+        }
+        Decision::Enter(phase) => enter(state, phase, facts),
+        Decision::Abandon => {
+            state.operation = None;
+            Vec::new()
+        }
+        Decision::ForgetSnapshot(id) => {
+            forget_snapshot(state, id);
+            Vec::new()
+        }
+        Decision::DeletionFailed(id, failure) => {
+            if let Some(entry) = state.snapshots.get_mut(&id)
+                && let SnapshotState::Deleting { error, .. } = &mut entry.state
+            {
+                *error = Some(failure);
+            }
+            Vec::new()
+        }
+        Decision::KeepSnapshot(id, created) => keep_snapshot(state, id, created),
+        Decision::Fail(error) => {
+            fail(state, error, facts);
+            Vec::new()
+        }
+        Decision::Complete => {
+            complete(state);
+            Vec::new()
+        }
+    }
+}
+
+fn begin_operation(state: &mut AppInstanceState, plan: Plan, now: Timestamp) {
+    let phase = plan.first_phase();
+    state.last_operation = state.last_operation.next();
+    if let Some(target) = &plan.rollback {
+        // [003] A4: used up in the same atomic write that begins the rollback.
+        state.rollback_counter = target.counter;
+    }
+    state.operation = Some(Operation {
+        number: state.last_operation,
+        kind: plan.kind,
+        phase,
+        started_at: now,
+        version_before: state.applied.as_ref().map(|config| config.version().to_owned()),
+        version_after: plan.next.as_ref().map(|config| config.version().to_owned()),
+        next: plan.next,
+        snapshots: plan.snapshots,
+        rollback: plan.rollback,
+        volumes: plan.volumes,
+    });
+}
+
+fn refuse_rollback(
+    state: &mut AppInstanceState,
+    counter: u32,
+    snapshot: Option<SnapshotId>,
+    why: String,
+    now: Timestamp,
+) {
+    state.rollback_counter = counter;
+    let error = ErrorReport::new(why, now).retry("a higher rollback counter");
+    let entry = snapshot.and_then(|id| state.snapshots.get_mut(&id));
+    if let Some(SnapshotState::Available(instance) | SnapshotState::Failed(instance)) =
+        entry.map(|entry| &mut entry.state)
+    {
+        instance.error = Some(error.clone());
+    }
+    state.last_failure =
+        Some(FailedOperation { number: state.last_operation, kind: OperationKind::Rollback, error });
+}
+
+fn enter(state: &mut AppInstanceState, phase: Phase, facts: &Facts<'_>) -> Vec<Write> {
+    let Some(operation) = &mut state.operation else { return Vec::new() };
+    operation.phase = phase;
+    match phase {
+        Phase::StoppingGuest => saved_configs(state, facts),
+        Phase::DeletingSnapshots => {
+            ask_for_deletions(state);
+            Vec::new()
+        }
+        Phase::CuttingSnapshots => {
+            let number = operation.number;
+            let cut = operation.snapshots.clone();
+            for desc in cut {
+                if let Some(entry) = state.snapshots.get_mut(&desc.id) {
+                    entry.state = SnapshotState::Cutting { operation: number };
+                }
+            }
+            // Again: a crash while the operation was being undone may have removed them already.
+            saved_configs(state, facts)
+        }
+        Phase::PreparingVolumes | Phase::CheckingStorage | Phase::RevertingVolumes => Vec::new(),
+    }
+}
+
+/// [003] B1: the configuration last applied is set aside, durably, before anything is stopped.
+fn saved_configs(state: &AppInstanceState, facts: &Facts<'_>) -> Vec<Write> {
+    let (Some(operation), Some(applied)) = (&state.operation, &state.applied) else { return Vec::new() };
+    let missing = operation.snapshots.iter().filter(|desc| facts.saved.get(&desc.id) != Some(applied));
+    missing.map(|desc| Write::SaveConfig(desc.id, Box::new(applied.clone()))).collect()
+}
+
+fn ask_for_deletions(state: &mut AppInstanceState) {
+    for entry in state.snapshots.values_mut() {
+        if let SnapshotState::Deleting { asked, .. } = &mut entry.state {
+            *asked = true;
+        }
+    }
+}
+
+fn forget_snapshot(state: &mut AppInstanceState, id: SnapshotId) {
+    let Some(entry) = state.snapshots.get_mut(&id) else { return };
+    if entry.trimmed {
+        // [003] E2: it stays gone until the controller drops its id.
+        entry.state = SnapshotState::Trimmed;
+    } else {
+        state.snapshots.remove(&id);
+    }
+}
+
+fn keep_snapshot(state: &mut AppInstanceState, id: SnapshotId, created: Option<Timestamp>) -> Vec<Write> {
+    let Some(instance) = instance_of(state, id, created) else { return Vec::new() };
+    if let Some(entry) = state.snapshots.get_mut(&id) {
+        entry.state = SnapshotState::Available(instance.clone());
+    }
+    vec![Write::SaveInstance(Box::new(instance))]
+}
+
+/// The descriptor of a snapshot of what is applied, cut by the running operation.
+fn instance_of(
+    state: &AppInstanceState,
+    id: SnapshotId,
+    created: Option<Timestamp>,
+) -> Option<SnapshotInstanceStatus> {
+    let operation = state.operation.as_ref()?;
+    let entry = state.snapshots.get(&id)?;
+    let config_version = match &state.applied {
+        Some(applied) => applied.id_and_version.clone(),
+        None => UuidAndVersion { id: state.app, version: String::new() },
+    };
+    Some(SnapshotInstanceStatus {
+        snapshot: entry.desc,
+        reported: false,
+        time_triggered: Some(operation.started_at),
+        time_created: created,
+        app: state.app,
+        config_version,
+        error: None,
+        operation: operation.number,
+    })
+}
+
+/// The operation is over without effect: volumes are as they were, and the old version starts again.
+fn fail(state: &mut AppInstanceState, error: ErrorReport, facts: &Facts<'_>) {
+    let error = if error.retry_condition.is_empty() { error.retry("another configuration") } else { error };
+    let cut: Vec<SnapshotId> =
+        state.operation.iter().flat_map(|operation| &operation.snapshots).map(|desc| desc.id).collect();
+    for id in cut {
+        let Some(mut instance) = instance_of(state, id, None) else { continue };
+        instance.error = Some(error.clone());
+        let entry = state.snapshots.get_mut(&id).expect("it has an instance");
+        if !matches!(entry.state, SnapshotState::Available(_)) {
+            entry.state = SnapshotState::Failed(instance);
+        }
+    }
+    let Some(operation) = state.operation.take() else { return };
+    if let Some(target) = &operation.rollback
+        && let Some(entry) = state.snapshots.get_mut(&target.snapshot)
+        && let SnapshotState::Available(instance) = &mut entry.state
+    {
+        instance.error = Some(error.clone());
+    }
+    if operation.kind == OperationKind::Update
+        && let Some(received) = facts.received
+    {
+        state.waiting = Some(WaitingUpdate { received: received.clone(), error: error.clone() });
+    }
+    state.last_failure = Some(FailedOperation { number: operation.number, kind: operation.kind, error });
+}
+
+fn complete(state: &mut AppInstanceState) {
+    let Some(operation) = state.operation.take() else { return };
+    if let Some(next) = operation.next {
+        state.applied = Some(next);
+    }
+    match (&operation.rollback, operation.kind) {
+        (Some(target), _) => {
+            state.superseded_version = Some(target.received_version.clone());
+            state.waiting = None;
+            clear_error(state, target.snapshot);
+        }
+        // A superseded version stays so: this may have been a restart ordered by it ([003] C5).
+        (None, OperationKind::Update) => state.waiting = None,
+        (None, _) => {}
+    }
+    // [003] A6: an error is cleared by the next success of the same operation.
+    if state.last_failure.as_ref().is_some_and(|failure| failure.kind == operation.kind) {
+        state.last_failure = None;
+    }
+}
+
+fn clear_error(state: &mut AppInstanceState, id: SnapshotId) {
+    if let Some(entry) = state.snapshots.get_mut(&id)
+        && let SnapshotState::Available(instance) = &mut entry.state
+    {
+        instance.error = None;
+    }
+}

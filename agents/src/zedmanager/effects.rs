@@ -1,0 +1,226 @@
+//! What follows from the row: records and files, the row itself, and what stands on the bus.
+//!
+//! [`desired`] and [`status`] say what it should be; here it is put beside what is there, and only what differs goes out.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use holdfast_persist::record;
+use holdfast_types::*;
+
+use super::desired::{self, Domain};
+use super::machine::{WaitingFor, Write};
+use super::{App, Event, Start, Zedmanager, status};
+use crate::runtime::{Ctx, NodeMode, TimerKey};
+
+impl Zedmanager {
+    pub(super) fn write(&mut self, write: Write, cx: &mut Ctx<Self>) {
+        match write {
+            Write::SaveConfig(id, config) => {
+                let path = self.layout.app_config_file(&id);
+                match record::render(&path, config.as_ref()) {
+                    Ok(bytes) => cx.write_record(path, bytes),
+                    Err(error) => tracing::error!(%id, %error, "a configuration that cannot be written down"),
+                }
+                self.directories.insert(id);
+                self.saved.insert(id, *config);
+            }
+            Write::SaveInstance(instance) => {
+                let id = instance.snapshot.id;
+                let path = self.layout.snapshot_instance_status_file(&id);
+                match record::render(&path, instance.as_ref()) {
+                    Ok(bytes) => cx.write_record(path, bytes),
+                    Err(error) => tracing::error!(%id, %error, "a descriptor that cannot be written down"),
+                }
+                self.directories.insert(id);
+            }
+        }
+    }
+
+    /// The three files and the directory of a snapshot go last, here ([003] D3): when no row names it any more
+    /// and storage has let go of it.
+    pub(super) fn remove_stale_directories(&mut self, settled: AppId, cx: &mut Ctx<Self>) {
+        let stale: Vec<SnapshotId> = self
+            .directories
+            .iter()
+            .copied()
+            .filter(|id| !self.apps.values().any(|app| has_directory(&app.state, *id)))
+            .filter(|id| self.storage_known && !self.storage.contains_key(id))
+            .collect();
+        for id in stale {
+            tracing::info!(app = %settled, snapshot = %id, "snapshot's files removed");
+            cx.remove_tree(self.layout.snapshot_dir(&id));
+            self.directories.remove(&id);
+            self.saved.remove(&id);
+        }
+    }
+
+    pub(super) fn write_row(&mut self, id: AppId, cx: &mut Ctx<Self>) {
+        let Some(app) = self.apps.get_mut(&id) else { return };
+        if app.written.as_ref() != Some(&app.state) {
+            cx.publish(app.state.clone());
+            app.written = Some(app.state.clone());
+        }
+    }
+
+    /// The start delay counts from the first moment the guest could start after a boot of the node; a guest that
+    /// runs already has none ([003] G8).
+    pub(super) fn arm_start_delay(&mut self, id: AppId, cx: &mut Ctx<Self>) {
+        let running = self.domains.get(&id).is_some_and(|domain| !domain.state.is_down());
+        let Some(app) = self.apps.get_mut(&id) else { return };
+        if app.start != Start::NotYet || !self.domains_known {
+            return;
+        }
+        let Some(applied) = &app.state.applied else { return };
+        if running || applied.start_delay_seconds == 0 {
+            app.start = Start::Free;
+            return;
+        }
+        app.start = Start::Delayed;
+        let delay = Duration::from_secs(u64::from(applied.start_delay_seconds));
+        cx.timer(start_delay_timer(id), delay, Event::StartDelayOver(id));
+    }
+
+    /// Publishes what the row says should stand on the bus, and un-publishes the rest.
+    pub(super) fn publish_wishes(&mut self, id: AppId, cx: &mut Ctx<Self>) {
+        let Some(app) = self.apps.get(&id) else { return };
+        let volumes = self.readiness(app);
+        let facts = self.facts(app, &volumes, cx);
+        let refs = desired::volume_refs(&app.state);
+        let snapshots = desired::snapshot_configs(&app.state, &facts);
+        let preflights = desired::preflights(&app.state);
+        let held_back = app.start != Start::Free;
+        let domain = desired::domain(&app.state, &facts, held_back, |key| {
+            self.volume_refs.get(key).map(|status| (**status).clone())
+        });
+        replace(cx, refs.into_iter().map(|key| VolumeRefConfig { key }).collect(), |row| row.key.app == id);
+        replace(cx, snapshots, |row: &VolumesSnapshotConfig| row.app == id);
+        replace(cx, preflights, |row: &SnapshotPreflightConfig| row.app == id);
+        if let Domain::Wanted(config) = domain {
+            self.publish_domain(id, *config, cx);
+        }
+    }
+
+    /// Tells domainmgr, once, that a domain without a config is nobody's. Not before each application of the rows
+    /// has its config: the ones whose volumes are not known yet would look unwanted, and be stopped ([003] G8).
+    pub(super) fn complete_domain_wishes(&mut self, cx: &mut Ctx<Self>) {
+        let has_wish =
+            |app: &App| app.state.applied.is_none() || cx.get::<DomainConfig>(&app.state.app).is_some();
+        if !self.domains_wished && self.apps.values().all(has_wish) {
+            self.domains_wished = true;
+            cx.signal_restarted::<DomainConfig>();
+        }
+    }
+
+    /// Gives the wish its number: the old one if nothing differs, else the next. It is above every number answered so
+    /// far: an answer to an application of the same id that was deleted must not count for this one.
+    fn publish_domain(&mut self, id: AppId, mut config: DomainConfig, cx: &mut Ctx<Self>) {
+        let Some(app) = self.apps.get_mut(&id) else { return };
+        config.number = app.domain_number;
+        if cx.get::<DomainConfig>(&id).as_deref() == Some(&config) {
+            return;
+        }
+        let answered = self.domains.get(&id).map_or(0, |status| status.number);
+        app.domain_number = app.domain_number.max(answered) + 1;
+        config.number = app.domain_number;
+        cx.publish(config);
+    }
+
+    pub(super) fn publish_status(&mut self, id: AppId, cx: &mut Ctx<Self>) {
+        let Some(app) = self.apps.get(&id) else { return };
+        let shown = app.state.applied.as_ref().or(app.received.as_deref());
+        let keys = shown.map(AppInstanceConfig::volume_keys).unwrap_or_default();
+        // The next configuration's volumes count too: an update that waits for a download says why.
+        let next = app.state.operation.iter().filter_map(|operation| operation.next.as_ref());
+        let next: Vec<VolumeKey> = next.flat_map(AppInstanceConfig::volume_keys).collect();
+        let failed = next.iter().filter(|key| !keys.contains(key)).filter(|key| {
+            self.volume_refs
+                .get(&VolumeRefKey { app: id, volume: **key })
+                .is_some_and(|status| status.error.is_some())
+        });
+        let volumes = keys
+            .iter()
+            .chain(failed)
+            .filter_map(|volume| self.volume_refs.get(&VolumeRefKey { app: id, volume: *volume }))
+            .map(Arc::as_ref)
+            .collect();
+        let sources = status::Sources {
+            received: app.received.as_deref(),
+            removed: self.removed(app),
+            domain: self.domains.get(&id).map(Arc::as_ref),
+            volumes,
+            start_delayed: app.start == Start::Delayed,
+            blocked: (app.waiting == WaitingFor::Admission).then(|| blocked(cx)),
+        };
+        let status = status::build(&app.state, &sources);
+        cx.publish(status);
+    }
+
+    /// The application is gone: nothing of it is left on the bus or on disk.
+    pub(super) fn forget(&mut self, id: AppId, cx: &mut Ctx<Self>) {
+        let received = self.apps.remove(&id).and_then(|app| app.received);
+        replace::<VolumesSnapshotConfig>(cx, Vec::new(), |row| row.app == id);
+        replace::<SnapshotPreflightConfig>(cx, Vec::new(), |row| row.app == id);
+        replace::<VolumeRefConfig>(cx, Vec::new(), |row| row.key.app == id);
+        cx.cancel_timer(&start_delay_timer(id));
+        cx.unpublish::<DomainConfig>(&id);
+        cx.unpublish::<AppInstanceStatus>(&id);
+        cx.unpublish::<AppInstanceState>(&id);
+        if let Some(config) = received {
+            // Listed again while it was being deleted: a new application.
+            self.receive(id, Some(config));
+            self.settle(id, cx);
+        }
+    }
+}
+
+/// True while the row says that a directory under `snapshots/` belongs to this snapshot.
+fn has_directory(state: &AppInstanceState, id: SnapshotId) -> bool {
+    let in_operation = state
+        .operation
+        .as_ref()
+        .is_some_and(|operation| operation.snapshots.iter().any(|desc| desc.id == id));
+    let by_entry = state.snapshots.get(&id).is_some_and(|entry| match &entry.state {
+        SnapshotState::Available(_) | SnapshotState::Cutting { .. } | SnapshotState::Deleting { .. } => true,
+        SnapshotState::Failed(instance) => instance.time_created.is_some(),
+        SnapshotState::Requested | SnapshotState::Trimmed => false,
+    });
+    in_operation || by_entry
+}
+
+/// Publishes these values and un-publishes the other rows of the same owner.
+fn replace<T: Topic>(cx: &mut Ctx<Zedmanager>, values: Vec<T>, own: impl Fn(&T) -> bool) {
+    let keys: BTreeSet<T::Key> = values.iter().map(Topic::key).collect();
+    let gone: Vec<T::Key> = cx
+        .rows::<T>()
+        .iter()
+        .filter(|row| own(row))
+        .map(|row| row.key())
+        .filter(|key| !keys.contains(key))
+        .collect();
+    for key in gone {
+        cx.unpublish::<T>(&key);
+    }
+    for value in values {
+        cx.publish(value);
+    }
+}
+
+fn start_delay_timer(id: AppId) -> TimerKey {
+    TimerKey(format!("start-delay {id}"))
+}
+
+fn blocked(cx: &Ctx<Zedmanager>) -> ErrorReport {
+    match cx.mode() {
+        NodeMode::ReadOnly { reason } => {
+            ErrorReport::new(format!("the node is read-only: {reason}"), cx.now())
+                .retry("a healthy start of the node")
+        }
+        _ => ErrorReport::new(
+            "there is no space left under the persist directory; only deletions are done",
+            cx.now(),
+        )
+        .retry("space under the persist directory"),
+    }
+}

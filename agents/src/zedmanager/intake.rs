@@ -1,0 +1,189 @@
+//! What the agent hears, remembered: the last value of every topic, the inventory of the start, and which applications
+//! that may move. Decides nothing.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use holdfast_pubsub::Change;
+use holdfast_types::*;
+
+use super::inventory::{self, Scan, ScannedSnapshot};
+use super::{App, Event, Start, Zedmanager};
+use crate::runtime::Ctx;
+
+impl Zedmanager {
+    /// Remembers what the event says and names the applications it may move.
+    pub(super) fn take_in(&mut self, event: Event, cx: &mut Ctx<Self>) -> Vec<AppId> {
+        match event {
+            Event::AppConfig(Change::Restarted(_)) => {
+                self.config_complete = true;
+                self.all_apps()
+            }
+            Event::Snapshot(Change::Restarted(_)) => {
+                self.storage_known = true;
+                self.all_apps()
+            }
+            Event::Domain(Change::Restarted(_)) => {
+                self.domains_known = true;
+                self.all_apps()
+            }
+            Event::AppConfig(change) => match after(&change) {
+                Some((app, config)) => {
+                    self.receive(app, config);
+                    vec![app]
+                }
+                None => Vec::new(),
+            },
+            Event::VolumeRef(change) => after(&change)
+                .map(|(key, status)| {
+                    keep(&mut self.volume_refs, key, status);
+                    key.app
+                })
+                .into_iter()
+                .collect(),
+            Event::Snapshot(change) => match &change {
+                Change::Created(status) | Change::Modified { new: status, .. } => {
+                    self.storage.insert(status.snapshot, (**status).clone());
+                    vec![status.app]
+                }
+                Change::Deleted(status) => {
+                    self.storage.remove(&status.snapshot);
+                    vec![status.app]
+                }
+                Change::Synced | Change::Restarted(_) => Vec::new(),
+            },
+            Event::Preflight(change) => match &change {
+                Change::Created(status) | Change::Modified { new: status, .. } => {
+                    self.preflight.insert(status.snapshot, (**status).clone());
+                    vec![status.app]
+                }
+                Change::Deleted(status) => {
+                    self.preflight.remove(&status.snapshot);
+                    Vec::new()
+                }
+                Change::Synced | Change::Restarted(_) => Vec::new(),
+            },
+            Event::Domain(change) => after(&change)
+                .map(|(app, status)| {
+                    keep(&mut self.domains, app, status);
+                    app
+                })
+                .into_iter()
+                .collect(),
+            Event::Scanned(scan) => self.take_inventory(scan, cx),
+            Event::StartDelayOver(app) => {
+                if let Some(app) = self.apps.get_mut(&app) {
+                    app.start = Start::Free;
+                }
+                vec![app]
+            }
+            // What waited for space goes on.
+            Event::ModeChanged => self.all_apps(),
+        }
+    }
+
+    fn all_apps(&self) -> Vec<AppId> {
+        self.apps.keys().copied().collect()
+    }
+
+    pub(super) fn receive(&mut self, id: AppId, config: Option<Arc<AppInstanceConfig>>) {
+        if !self.scanned {
+            keep(&mut self.early, id, config);
+            return;
+        }
+        match (self.apps.get_mut(&id), config) {
+            (Some(app), config) => app.received = config,
+            (None, Some(config)) => {
+                let mut app = App::new(new_state(&config));
+                app.received = Some(config);
+                self.apps.insert(id, app);
+            }
+            (None, None) => {}
+        }
+    }
+
+    /// The start's inventory is here: rows and records are put side by side ([003] G9, H3), then everything moves.
+    fn take_inventory(&mut self, scan: Scan, cx: &mut Ctx<Self>) -> Vec<AppId> {
+        self.scanned = true;
+        for app in self.apps.values_mut() {
+            inventory::presume_whole(&mut app.state);
+        }
+        for (name, why) in &scan.unreadable {
+            tracing::warn!(directory = name, why, "left alone: not a snapshot's directory");
+        }
+        for scanned in scan.snapshots {
+            self.directories.insert(scanned.id);
+            self.place(scanned, cx);
+        }
+        for app in self.apps.values_mut() {
+            inventory::mark_incomplete(&mut app.state, &self.saved, &self.directories, cx.now());
+        }
+        for (id, config) in std::mem::take(&mut self.early) {
+            // The first configuration an application without a row ever sees sets the rollback baseline ([003] A4),
+            // also when its snapshots were found without a row.
+            let app = self.apps.entry(id).or_insert_with(|| App::new(new_state(&config)));
+            if app.written.is_none() {
+                app.state.rollback_counter = config.snapshot.rollback.counter;
+            }
+            app.received = Some(config);
+        }
+        let apps = self.all_apps();
+        for app in &apps {
+            self.publish_wishes(*app, cx);
+        }
+        cx.signal_restarted::<VolumeRefConfig>();
+        cx.signal_restarted::<VolumesSnapshotConfig>();
+        cx.signal_restarted::<SnapshotPreflightConfig>();
+        apps
+    }
+
+    /// Files one scanned snapshot with its application.
+    fn place(&mut self, scanned: ScannedSnapshot, cx: &mut Ctx<Self>) {
+        let id = scanned.id;
+        if let Some(app) = self.apps.values_mut().find(|app| app.state.snapshots.contains_key(&id)) {
+            inventory::compare(&mut app.state, &scanned, cx.now());
+        } else if let Some(instance) = inventory::orphan(&scanned, cx.now()) {
+            let app = self.apps.entry(instance.app).or_insert_with(|| App::new(bare_state(instance.app)));
+            inventory::adopt(&mut app.state, instance);
+        }
+        if let Ok(config) = scanned.config {
+            self.saved.insert(id, config);
+        }
+    }
+}
+
+/// The value a key has after a change, or the key's last value and nothing.
+fn after<T: Topic>(change: &Change<T>) -> Option<(T::Key, Option<Arc<T>>)> {
+    match change {
+        Change::Created(new) | Change::Modified { new, .. } => Some((new.key(), Some(new.clone()))),
+        Change::Deleted(last) => Some((last.key(), None)),
+        Change::Synced | Change::Restarted(_) => None,
+    }
+}
+
+fn keep<K: Ord, V>(map: &mut BTreeMap<K, V>, key: K, value: Option<V>) {
+    match value {
+        Some(value) => drop(map.insert(key, value)),
+        None => drop(map.remove(&key)),
+    }
+}
+
+fn new_state(config: &AppInstanceConfig) -> AppInstanceState {
+    // [003] A4: the first configuration sets the baseline without acting.
+    AppInstanceState { rollback_counter: config.snapshot.rollback.counter, ..bare_state(config.app()) }
+}
+
+fn bare_state(app: AppId) -> AppInstanceState {
+    AppInstanceState {
+        app,
+        applied: None,
+        operation: None,
+        last_operation: OperationNumber(0),
+        rollback_counter: 0,
+        last_sequence: 0,
+        snapshots: BTreeMap::new(),
+        superseded_version: None,
+        waiting: None,
+        last_failure: None,
+    }
+}
