@@ -7,8 +7,10 @@ SYSCONFDIR ?= /etc
 UNITDIR ?= $(if $(filter /usr,$(PREFIX)),/lib/systemd/system,/etc/systemd/system)
 DESTDIR ?=
 CARGO ?= cargo
-# A test that hangs must not hang for ever. Building is not part of it.
+# Seconds: a test that hangs must not hang for ever. Building is not part of it.
 TEST_TIMEOUT ?= 1200
+# At a terminal Ctrl-C must reach the tests; elsewhere the deadline must reach all their processes.
+TIMEOUT_FLAGS := --kill-after=30 $(shell test -t 0 && echo --foreground)
 TARGET_DIR := $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR),target)
 
 .DEFAULT_GOAL := help
@@ -28,7 +30,7 @@ demo: setup ## the whole story on a real guest, live: deploy, snapshot, upgrade,
 
 test: setup fmt-check clippy ## everything: format, lints, all tests (those on a real guest included)
 	$(CARGO) test --workspace --no-run
-	timeout --kill-after=30 $(TEST_TIMEOUT) $(CARGO) test --workspace
+	timeout $(TIMEOUT_FLAGS) $(TEST_TIMEOUT) $(CARGO) test --workspace
 
 # Both are components of the Rust toolchain that a machine may lack. Continuous integration has them.
 fmt-check:
