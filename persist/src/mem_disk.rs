@@ -4,24 +4,28 @@
 //!   write, truncate ──▶ live bytes ───sync_file──▶ durable bytes       (per file)
 //!   create, rename, remove ──▶ live names ───sync_dir──▶ durable names (per directory)
 //!   crash: live := durable, from the root down
+//!   crash_with: whoever calls says for each un-synced thing whether it is kept, lost or torn
 //! ```
 //!
-//! It is the most forgetful disk that the seam allows: a file whose name was synced and whose content was not
-//! comes back empty. A rename into another directory may come back under both names (only the new directory
+//! [`MemDisk::crash`] is the most forgetful disk that the seam allows: a file whose name was synced and whose content
+//! was not comes back empty. A rename into another directory may come back under both names (only the new directory
 //! synced) or under none (only the old one synced): sync the new directory first.
 //!
 //! Calls are counted and logged; a fuse makes one of them fail, or one and all after it (the power is gone).
-//! Errors have the kinds the kernel gives; the conformance suite in `tests/` runs on both.
+//! Errors have the kinds the kernel gives; the conformance suite in `tests/` runs on both. A [`MemDisk::fork`] costs
+//! no copy of content, so that a simulation can keep the disk of every moment.
 //!
-//! Deliberately absent: choice. Which un-synced writes survive is for the simulation to draw.
+//! Deliberately absent: chance. Which un-synced writes survive is for the simulation to draw.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fmt;
+use std::hash::Hasher;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use self::tree::{Body, Fuse, ROOT, State, split, usize_of};
+use self::tree::{Body, Fuse, ROOT, State, Survivors, split, usize_of};
 use crate::disk::{DirEntry, Disk, DiskLock, Metadata, Space, named};
 
 mod tree;
@@ -45,6 +49,27 @@ impl fmt::Display for Call {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "{} {}", self.verb, self.path.display())
     }
+}
+
+/// Something that was not synced when the power went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unsynced<'a> {
+    /// The content of a file.
+    Content { path: &'a Path },
+    /// Names in a directory. Those that renames tie together share one fate.
+    Names { directory: &'a Path, names: &'a [OsString] },
+}
+
+/// What becomes of something that was not synced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    Lost,
+    Kept,
+    /// Of a file's content, sector `i` is kept if bit `i % 64` is set: torn and out of order. Names are kept.
+    Torn {
+        sector_bytes: usize,
+        kept_sectors: u64,
+    },
 }
 
 impl MemDisk {
@@ -80,14 +105,46 @@ impl MemDisk {
 
     /// The power is gone and back: all that was not synced is lost, locks are free, fuses are reset.
     pub fn crash(&self) {
+        self.crash_with(&mut |_| Fate::Lost);
+    }
+
+    /// The power is gone and back, and of what was not synced survives what the caller says; locks are free, fuses
+    /// are reset. Asked in the order of paths, directories before what is in them.
+    pub fn crash_with(&self, fate: &mut dyn FnMut(Unsynced<'_>) -> Fate) {
         let mut state = self.lock_state();
-        let mut kept = BTreeMap::new();
-        let mut next_inode = ROOT;
-        state.copy_durable(ROOT, &mut kept, &mut next_inode);
+        let mut survivors = Survivors { kept: BTreeMap::new(), next_inode: ROOT, fate };
+        state.survive(ROOT, Path::new("/"), &mut survivors);
+        let Survivors { kept, next_inode, .. } = survivors;
         state.inodes = kept;
         state.next_inode = next_inode;
         state.locks.clear();
         state.fuses.clear();
+    }
+
+    /// Another disk that is now as this one is, un-synced writes included; from here on they differ. It has logged
+    /// nothing, and no locks and fuses. Content is shared until one of them changes it.
+    pub fn fork(&self) -> MemDisk {
+        let state = self.lock_state();
+        MemDisk {
+            state: Arc::new(Mutex::new(State {
+                inodes: state.inodes.clone(),
+                next_inode: state.next_inode,
+                capacity_bytes: state.capacity_bytes,
+                calls: Vec::new(),
+                fuses: Vec::new(),
+                locks: BTreeMap::new(),
+                next_lock: state.next_lock,
+            })),
+        }
+    }
+
+    /// Equal for disks that hold the same names with the same live content. Not a counted call.
+    pub fn fingerprint(&self) -> u64 {
+        // With fixed keys: the same in every process.
+        #[allow(deprecated)]
+        let mut hasher = std::hash::SipHasher::new();
+        self.lock_state().hash_below(ROOT, &mut hasher);
+        hasher.finish()
     }
 
     /// Changes the room on the disk; files that are there stay.
@@ -153,12 +210,12 @@ impl fmt::Debug for MemDisk {
 
 impl Disk for MemDisk {
     fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
-        self.call("read", path, |state| Ok(state.file(path)?.clone()))
+        self.call("read", path, |state| Ok(state.content(path)?.to_vec()))
     }
 
     fn read_at(&self, path: &Path, offset_bytes: u64, len_bytes: usize) -> io::Result<Vec<u8>> {
         self.call("read", path, |state| {
-            let bytes = state.file(path)?;
+            let bytes = state.content(path)?;
             let start = usize::try_from(offset_bytes).unwrap_or(usize::MAX).min(bytes.len());
             let end = start.saturating_add(len_bytes).min(bytes.len());
             Ok(bytes[start..end].to_vec())
@@ -167,7 +224,7 @@ impl Disk for MemDisk {
 
     fn create_new(&self, path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
         self.call("create", path, |state| {
-            state.link_new(path, mode, Body::File { live: Vec::new(), durable: Vec::new() })?;
+            state.link_new(path, mode, Body::empty_file())?;
             state.write(path, 0, bytes)
         })
     }
@@ -175,7 +232,7 @@ impl Disk for MemDisk {
     fn write_at(&self, path: &Path, offset_bytes: u64, bytes: &[u8]) -> io::Result<()> {
         self.call("write", path, |state| {
             if state.find(path)?.is_none() {
-                state.link_new(path, 0o600, Body::File { live: Vec::new(), durable: Vec::new() })?;
+                state.link_new(path, 0o600, Body::empty_file())?;
             }
             state.write(path, usize_of(offset_bytes)?, bytes)
         })
@@ -201,8 +258,9 @@ impl Disk for MemDisk {
 
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
         self.call("sync directory", path, |state| match &mut state.existing(path)?.body {
-            Body::Directory { live, durable } => {
+            Body::Directory { live, durable, ties } => {
                 durable.clone_from(live);
+                ties.clear();
                 Ok(())
             }
             Body::File { .. } => Err(ErrorKind::NotADirectory.into()),
@@ -219,8 +277,11 @@ impl Disk for MemDisk {
                 state.check_replaceable(moved, replaced)?;
             }
             let (to_dir, to_name) = split(to)?;
-            state.directory(&to_dir)?.insert(to_name, moved);
             let (from_dir, from_name) = split(from)?;
+            if from_dir == to_dir {
+                state.tie(&to_dir, &from_name, &to_name)?;
+            }
+            state.directory(&to_dir)?.insert(to_name, moved);
             if from != to {
                 state.directory(&from_dir)?.remove(&from_name);
             }
@@ -230,14 +291,14 @@ impl Disk for MemDisk {
 
     fn remove_file(&self, path: &Path) -> io::Result<()> {
         self.call("remove", path, |state| {
-            state.file(path)?;
+            state.content(path)?;
             state.unlink(path)
         })
     }
 
     fn remove_dir(&self, path: &Path) -> io::Result<()> {
         self.call("remove directory", path, |state| {
-            if !state.directory(path)?.is_empty() {
+            if !state.names_in(path)?.is_empty() {
                 return Err(ErrorKind::DirectoryNotEmpty.into());
             }
             state.unlink(path)
@@ -253,8 +314,8 @@ impl Disk for MemDisk {
 
     fn list(&self, path: &Path) -> io::Result<Vec<DirEntry>> {
         self.call("list", path, |state| {
-            let names = state.directory(path)?.clone();
-            Ok(names.into_iter().map(|(name, id)| state.entry(name, id)).collect())
+            let names = state.names_in(path)?;
+            Ok(names.iter().map(|(name, id)| state.entry(name.clone(), *id)).collect())
         })
     }
 
@@ -278,7 +339,7 @@ impl Disk for MemDisk {
     fn lock_exclusive(&self, path: &Path) -> io::Result<DiskLock> {
         let number = self.call("lock", path, |state| {
             if state.find(path)?.is_none() {
-                state.link_new(path, 0o600, Body::File { live: Vec::new(), durable: Vec::new() })?;
+                state.link_new(path, 0o600, Body::empty_file())?;
             }
             if state.locks.contains_key(path) {
                 return Err(ErrorKind::WouldBlock.into());

@@ -4,10 +4,12 @@
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
+use std::hash::Hasher;
 use std::io::{self, ErrorKind};
 use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
 
-use super::Call;
+use super::{Call, Fate, UNLIMITED_BYTES, Unsynced};
 use crate::disk::{DirEntry, EntryKind, Metadata};
 
 pub(super) type InodeId = u64;
@@ -32,9 +34,19 @@ pub(super) struct Inode {
 
 #[derive(Debug, Clone)]
 pub(super) enum Body {
-    File { live: Vec<u8>, durable: Vec<u8> },
-    Directory { live: BTreeMap<OsString, InodeId>, durable: BTreeMap<OsString, InodeId> },
+    File {
+        live: Arc<Vec<u8>>,
+        durable: Arc<Vec<u8>>,
+    },
+    /// `ties`: names that un-synced renames within the directory bind together.
+    Directory {
+        live: Arc<Names>,
+        durable: Arc<Names>,
+        ties: Vec<(OsString, OsString)>,
+    },
 }
+
+pub(super) type Names = BTreeMap<OsString, InodeId>;
 
 /// Makes the call with this number (counted from the first call ever) fail, or that one and all after it.
 #[derive(Debug)]
@@ -42,6 +54,13 @@ pub(super) struct Fuse {
     pub at_call: usize,
     pub kind: ErrorKind,
     pub and_all_after: bool,
+}
+
+/// The disk after a cut, while it is being made.
+pub(super) struct Survivors<'a> {
+    pub kept: BTreeMap<InodeId, Inode>,
+    pub next_inode: InodeId,
+    pub fate: &'a mut dyn FnMut(Unsynced<'_>) -> Fate,
 }
 
 impl State {
@@ -62,19 +81,21 @@ impl State {
 
     /// The inode at this path, `None` if only its last name is missing.
     pub(super) fn find(&self, path: &Path) -> io::Result<Option<InodeId>> {
-        let mut at = ROOT;
-        let mut names = names(path)?.into_iter().peekable();
-        while let Some(name) = names.next() {
-            let Body::Directory { live, .. } = &self.inodes[&at].body else {
+        let mut at = Some(ROOT);
+        for component in path.components() {
+            let name = match component {
+                Component::Normal(name) => name,
+                // A relative path is taken from the root.
+                Component::RootDir | Component::CurDir => continue,
+                Component::ParentDir | Component::Prefix(_) => return Err(ErrorKind::InvalidInput.into()),
+            };
+            let parent = at.ok_or(ErrorKind::NotFound)?;
+            let Body::Directory { live, .. } = &self.inodes[&parent].body else {
                 return Err(ErrorKind::NotADirectory.into());
             };
-            match live.get(&name) {
-                Some(id) => at = *id,
-                None if names.peek().is_none() => return Ok(None),
-                None => return Err(ErrorKind::NotFound.into()),
-            }
+            at = live.get(name).copied();
         }
-        Ok(Some(at))
+        Ok(at)
     }
 
     pub(super) fn existing(&mut self, path: &Path) -> io::Result<&mut Inode> {
@@ -82,18 +103,48 @@ impl State {
         Ok(self.inodes.get_mut(&id).expect("a name always leads to an inode"))
     }
 
-    pub(super) fn file(&mut self, path: &Path) -> io::Result<&mut Vec<u8>> {
-        match &mut self.existing(path)?.body {
+    fn found(&self, path: &Path) -> io::Result<&Inode> {
+        let id = self.find(path)?.ok_or(ErrorKind::NotFound)?;
+        Ok(&self.inodes[&id])
+    }
+
+    pub(super) fn content(&self, path: &Path) -> io::Result<&[u8]> {
+        match &self.found(path)?.body {
             Body::File { live, .. } => Ok(live),
             Body::Directory { .. } => Err(ErrorKind::IsADirectory.into()),
         }
     }
 
-    pub(super) fn directory(&mut self, path: &Path) -> io::Result<&mut BTreeMap<OsString, InodeId>> {
-        match &mut self.existing(path)?.body {
+    pub(super) fn names_in(&self, path: &Path) -> io::Result<&Names> {
+        match &self.found(path)?.body {
             Body::Directory { live, .. } => Ok(live),
             Body::File { .. } => Err(ErrorKind::NotADirectory.into()),
         }
+    }
+
+    /// To be changed.
+    pub(super) fn file(&mut self, path: &Path) -> io::Result<&mut Vec<u8>> {
+        match &mut self.existing(path)?.body {
+            Body::File { live, .. } => Ok(Arc::make_mut(live)),
+            Body::Directory { .. } => Err(ErrorKind::IsADirectory.into()),
+        }
+    }
+
+    /// To be changed.
+    pub(super) fn directory(&mut self, path: &Path) -> io::Result<&mut Names> {
+        match &mut self.existing(path)?.body {
+            Body::Directory { live, .. } => Ok(Arc::make_mut(live)),
+            Body::File { .. } => Err(ErrorKind::NotADirectory.into()),
+        }
+    }
+
+    /// A rename within this directory binds the two names together until the directory is synced.
+    pub(super) fn tie(&mut self, directory: &Path, from: &OsStr, to: &OsStr) -> io::Result<()> {
+        match &mut self.existing(directory)?.body {
+            Body::Directory { ties, .. } => ties.push((from.to_owned(), to.to_owned())),
+            Body::File { .. } => return Err(ErrorKind::NotADirectory.into()),
+        }
+        Ok(())
     }
 
     pub(super) fn link_new(&mut self, path: &Path, mode: u32, body: Body) -> io::Result<()> {
@@ -114,7 +165,7 @@ impl State {
 
     /// Writes what fits; a full disk leaves a torn write behind, as real ones do.
     pub(super) fn write(&mut self, path: &Path, offset: usize, bytes: &[u8]) -> io::Result<()> {
-        let free_bytes = usize_of(self.capacity_bytes.saturating_sub(self.used_bytes()))?;
+        let free_bytes = usize_of(self.free_bytes())?;
         let live = self.file(path)?;
         let fits_until = live.len().saturating_add(free_bytes);
         let end = offset.saturating_add(bytes.len());
@@ -141,6 +192,14 @@ impl State {
         DirEntry { name, kind, size_bytes }
     }
 
+    /// A disk without a limit is not measured: that would be a walk through all of it at each write.
+    fn free_bytes(&self) -> u64 {
+        if self.capacity_bytes == UNLIMITED_BYTES {
+            return UNLIMITED_BYTES;
+        }
+        self.capacity_bytes.saturating_sub(self.used_bytes())
+    }
+
     pub(super) fn used_bytes(&self) -> u64 {
         self.used_bytes_below(ROOT)
     }
@@ -162,28 +221,120 @@ impl State {
         }
     }
 
-    pub(super) fn copy_durable(
-        &self,
-        id: InodeId,
-        kept: &mut BTreeMap<InodeId, Inode>,
-        next_inode: &mut InodeId,
-    ) -> InodeId {
-        let copy_id = *next_inode;
-        *next_inode += 1;
+    /// Copies what survives of this inode and of all below it.
+    pub(super) fn survive(&self, id: InodeId, path: &Path, after: &mut Survivors<'_>) -> InodeId {
+        let copy_id = after.next_inode;
+        after.next_inode += 1;
         let original = &self.inodes[&id];
         let body = match &original.body {
-            Body::File { durable, .. } => Body::File { live: durable.clone(), durable: durable.clone() },
-            Body::Directory { durable, .. } => {
-                let names: BTreeMap<OsString, InodeId> = durable
+            Body::File { live, durable } => {
+                let content = surviving_content(live, durable, path, after);
+                Body::File { live: Arc::clone(&content), durable: content }
+            }
+            Body::Directory { live, durable, ties } => {
+                let names = surviving_names(live, durable, ties, path, after);
+                let copied = names
                     .iter()
-                    .map(|(name, child)| (name.clone(), self.copy_durable(*child, kept, next_inode)))
-                    .collect();
-                Body::Directory { live: names.clone(), durable: names }
+                    .map(|(name, child)| (name.clone(), self.survive(*child, &path.join(name), after)));
+                let names: Arc<Names> = Arc::new(copied.collect());
+                Body::Directory { live: Arc::clone(&names), durable: names, ties: Vec::new() }
             }
         };
-        kept.insert(copy_id, Inode { mode: original.mode, body });
+        after.kept.insert(copy_id, Inode { mode: original.mode, body });
         copy_id
     }
+
+    pub(super) fn hash_below(&self, id: InodeId, hasher: &mut impl Hasher) {
+        match &self.inodes[&id].body {
+            Body::File { live, .. } => {
+                hasher.write_usize(live.len());
+                hasher.write(live);
+            }
+            Body::Directory { live, .. } => {
+                hasher.write_usize(live.len());
+                for (name, child) in live.iter() {
+                    hasher.write(name.as_encoded_bytes());
+                    hasher.write_u8(0);
+                    self.hash_below(*child, hasher);
+                }
+            }
+        }
+    }
+}
+
+fn surviving_content(
+    live: &Arc<Vec<u8>>,
+    durable: &Arc<Vec<u8>>,
+    path: &Path,
+    after: &mut Survivors<'_>,
+) -> Arc<Vec<u8>> {
+    if Arc::ptr_eq(live, durable) || live == durable {
+        return Arc::clone(durable);
+    }
+    match (after.fate)(Unsynced::Content { path }) {
+        Fate::Lost => Arc::clone(durable),
+        Fate::Kept => Arc::clone(live),
+        Fate::Torn { sector_bytes, kept_sectors } => {
+            Arc::new(torn(live, durable, sector_bytes.max(1), kept_sectors))
+        }
+    }
+}
+
+/// The length is the new one; a lost sector has its old bytes, or zeros where there were none.
+fn torn(live: &[u8], durable: &[u8], sector_bytes: usize, kept_sectors: u64) -> Vec<u8> {
+    let mut mixed = live.to_vec();
+    for (number, sector) in mixed.chunks_mut(sector_bytes).enumerate() {
+        if kept_sectors >> (number % 64) & 1 == 1 {
+            continue;
+        }
+        let start = number * sector_bytes;
+        for (at, byte) in sector.iter_mut().enumerate() {
+            *byte = durable.get(start + at).copied().unwrap_or(0);
+        }
+    }
+    mixed
+}
+
+fn surviving_names(
+    live: &Arc<Names>,
+    durable: &Arc<Names>,
+    ties: &[(OsString, OsString)],
+    directory: &Path,
+    after: &mut Survivors<'_>,
+) -> Arc<Names> {
+    if Arc::ptr_eq(live, durable) || live == durable {
+        return Arc::clone(durable);
+    }
+    let mut names = (**durable).clone();
+    for group in changed_groups(live, durable, ties) {
+        if (after.fate)(Unsynced::Names { directory, names: &group }) == Fate::Lost {
+            continue;
+        }
+        for name in group {
+            match live.get(&name) {
+                Some(id) => names.insert(name, *id),
+                None => names.remove(&name),
+            };
+        }
+    }
+    Arc::new(names)
+}
+
+/// The names that differ, those that renames bind together in one group.
+fn changed_groups(live: &Names, durable: &Names, ties: &[(OsString, OsString)]) -> Vec<Vec<OsString>> {
+    let all: std::collections::BTreeSet<&OsString> = live.keys().chain(durable.keys()).collect();
+    let changed = all.into_iter().filter(|name| live.get(*name) != durable.get(*name));
+    let mut groups: Vec<Vec<OsString>> = changed.map(|name| vec![name.clone()]).collect();
+    for (from, to) in ties {
+        let at = |groups: &[Vec<OsString>], name| groups.iter().position(|group| group.contains(name));
+        if let (Some(first), Some(second)) = (at(&groups, from), at(&groups, to))
+            && first != second
+        {
+            let moved = groups.remove(first.max(second));
+            groups[first.min(second)].extend(moved);
+        }
+    }
+    groups
 }
 
 impl Inode {
@@ -199,19 +350,14 @@ impl Inode {
 
 impl Body {
     pub(super) fn empty_directory() -> Self {
-        Body::Directory { live: BTreeMap::new(), durable: BTreeMap::new() }
+        let names = Arc::<Names>::default();
+        Body::Directory { live: Arc::clone(&names), durable: names, ties: Vec::new() }
     }
-}
 
-/// The names from the root down. A relative path is taken from the root; `..` is refused.
-fn names(path: &Path) -> io::Result<Vec<OsString>> {
-    path.components()
-        .filter_map(|component| match component {
-            Component::Normal(name) => Some(Ok(name.to_os_string())),
-            Component::RootDir | Component::CurDir => None,
-            Component::ParentDir | Component::Prefix(_) => Some(Err(ErrorKind::InvalidInput.into())),
-        })
-        .collect()
+    pub(super) fn empty_file() -> Self {
+        let content = Arc::<Vec<u8>>::default();
+        Body::File { live: Arc::clone(&content), durable: content }
+    }
 }
 
 pub(super) fn split(path: &Path) -> io::Result<(PathBuf, OsString)> {
