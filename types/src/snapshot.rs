@@ -131,7 +131,8 @@ impl TryFrom<i32> for SnapshotAction {
 
 /// zedmanager's request about one snapshot; the key is the snapshot's id. Un-publishing it asks for deletion.
 ///
-/// Published only while the guest is confirmed down: a snapshot config on the bus is leave to touch storage.
+/// An action is published only while the guest is confirmed down: it is leave to touch storage. Without one
+/// (`Unspecified`) it only claims what there is of the snapshot: nothing is begun and nothing deleted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VolumesSnapshotConfig {
     #[serde(rename = "SnapshotID")]

@@ -54,6 +54,8 @@ pub enum Verdict {
     /// Answered already: the same answer again.
     AsAnswered,
     Begin(SnapshotIntent),
+    /// Claimed and no more: what is there stays, and nothing is begun.
+    Keep,
     /// What is there is not what is asked for: it is deleted, and then the request is looked at again.
     DeleteFirst,
     Refuse(String),
@@ -74,6 +76,7 @@ pub fn judge(
         return Verdict::AsAnswered;
     }
     match (stored, request.action) {
+        (_, SnapshotAction::Unspecified) => Verdict::Keep,
         (Stored::Whole(record), _) if record.app != request.app => Verdict::Refuse(format!(
             "snapshot {} belongs to application {}, not to {}",
             request.snapshot, record.app, request.app
@@ -91,7 +94,7 @@ pub fn judge(
         (Stored::Nothing, SnapshotAction::Rollback) => {
             Verdict::Refuse(format!("snapshot {} is not known to storage", request.snapshot))
         }
-        (_, SnapshotAction::Unspecified | SnapshotAction::Delete) => Verdict::Refuse(format!(
+        (_, SnapshotAction::Delete) => Verdict::Refuse(format!(
             "snapshot {}: an action of this kind cannot be asked for",
             request.snapshot
         )),

@@ -124,6 +124,7 @@ impl Volumemgr {
                 }
                 false
             }
+            Verdict::Keep => false,
             Verdict::Refuse(reason) => {
                 self.refuse(request, Failure::permanent(reason), cx);
                 false
@@ -189,6 +190,12 @@ impl Volumemgr {
             return true;
         }
         let state = self.snapshots.entry(intent.snapshot).or_default();
+        if is_recorded(intent, &state.stored) && state.progress.is_empty() {
+            // The record is what makes a cut one. To cut again would be to touch volumes whose guest may be on its way.
+            cx.unpublish::<SnapshotIntent>(&intent.snapshot);
+            self.measure_again(intent);
+            return true;
+        }
         match steps::next(intent, &state.progress) {
             Next::Start(volumes) => {
                 let started = volumes.iter().filter(|volume| self.start_step(intent, volume, cx)).count();
@@ -432,7 +439,10 @@ impl Volumemgr {
     /// A new request while the tidying of the last one does not succeed is told so ([003] I17).
     fn refuse_behind_answered(&mut self, intent: &SnapshotIntent, cx: &mut Ctx<Self>) {
         let Some(state) = self.snapshots.get(&intent.snapshot).filter(|state| state.answered) else { return };
-        let Some(request) = self.inputs.requests.get(&intent.snapshot).cloned() else { return };
+        let request = self.inputs.requests.get(&intent.snapshot).cloned();
+        let Some(request) = request.filter(|request| request.action != SnapshotAction::Unspecified) else {
+            return;
+        };
         let is_answered = |answer: &VolumesSnapshotStatus| {
             answer.operation == request.operation && answer.result_of == request.action
         };
@@ -445,4 +455,11 @@ impl Volumemgr {
             self.refuse(&request, failure, cx);
         }
     }
+}
+
+/// The cut this intent is about is on record: an earlier process died between the record and the intent's end.
+fn is_recorded(intent: &SnapshotIntent, stored: &Stored) -> bool {
+    intent.action == SnapshotAction::Create
+        && intent.stage == IntentStage::Preparing
+        && matches!(stored, Stored::Whole(record) if record.operation == intent.operation && record.app == intent.app)
 }

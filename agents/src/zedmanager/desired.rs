@@ -66,13 +66,18 @@ fn kept(
     Some((SnapshotAction::Create, instance.operation, volumes))
 }
 
-/// A snapshot that is being made: asked for only while the guest is confirmed down.
+/// A snapshot that is being made: asked for only while the guest is confirmed down. Until that is confirmed again
+/// after a restart, what an earlier process has cut is only claimed: unclaimed, volumemgr would delete it while its
+/// answer, still on the bus, is taken here for a snapshot.
 fn cut(state: &AppInstanceState, facts: &Facts<'_>, id: SnapshotId) -> Option<Request> {
     let operation = state.operation.as_ref()?;
-    let asked = operation.phase == Phase::CuttingSnapshots
-        && facts.guest == Guest::ConfirmedDown
-        && operation.snapshots.iter().any(|desc| desc.id == id);
-    asked.then(|| (SnapshotAction::Create, operation.number, operation.volumes.clone()))
+    let cutting =
+        operation.phase == Phase::CuttingSnapshots && operation.snapshots.iter().any(|desc| desc.id == id);
+    let action = match facts.guest {
+        Guest::ConfirmedDown => SnapshotAction::Create,
+        _ => SnapshotAction::Unspecified,
+    };
+    cutting.then(|| (action, operation.number, operation.volumes.clone()))
 }
 
 /// The questions of the pre-flight, while they are being asked.

@@ -200,3 +200,25 @@ fn an_undone_rollback_is_undone_wherever_it_was_cut() {
         }
     }
 }
+
+/// zedmanager does not know yet that the guest is down, and so asks for nothing; but what was cut is its own.
+#[test]
+fn what_is_claimed_after_a_crash_is_kept_and_nothing_is_begun_for_it() {
+    let asked = request(Create, 1, &both());
+    let claim = VolumesSnapshotConfig { action: SnapshotAction::Unspecified, ..asked.clone() };
+    for jobs_done in 0.. {
+        let mut node = Node::with_volumes(2);
+        node.bench.publish(asked.clone());
+        let was_cut = run_some(&mut node, jobs_done);
+        let recorded = node.record().is_some();
+        let mut node = restarted(node, &claim);
+        assert!(node.record().is_some() || !recorded, "cut after {jobs_done} jobs");
+        node.bench.publish(asked.clone());
+        node.wait(Duration::from_secs(5));
+        node.expect_success(Create, 1);
+        expect_whole(&node, "first", &format!("cut after {jobs_done} jobs"));
+        if !was_cut {
+            break;
+        }
+    }
+}
