@@ -14,7 +14,7 @@ TIMEOUT_FLAGS := --kill-after=30 $(shell test -t 0 && echo --foreground)
 TARGET_DIR := $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR),target)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test fmt-check clippy build install uninstall
+.PHONY: help setup demo test fmt-check clippy build install uninstall soak
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -60,3 +60,10 @@ install: ## binary, service, docs, example settings (DESTDIR, PREFIX); existing 
 uninstall: ## takes back what install put there, but not settings and data
 	rm -f $(DESTDIR)$(BINDIR)/holdfast $(DESTDIR)$(UNITDIR)/holdfast.service
 	rm -f $(patsubst docs/%,$(DESTDIR)$(DOCDIR)/%,$(wildcard docs/*.md))
+
+CUTS ?= 100000
+SEED ?= 0
+
+soak: ## cuts the power of simulated nodes CUTS times, from SEED on; fails on the first broken promise
+	$(CARGO) build --release --locked --package holdfast-tests --bin soak --bin replay
+	$(TARGET_DIR)/release/soak --cuts $(CUTS) --seed $(SEED)

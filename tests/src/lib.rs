@@ -4,3 +4,4 @@ pub mod controller;
 pub mod demo;
 pub mod guest;
 pub mod story;
+pub mod world;

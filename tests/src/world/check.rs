@@ -1,0 +1,311 @@
+//! What must be true once everything is done: status equals orders, and storage equals records.
+//!
+//! Every function says what is missing, in the order in which it usually comes to be true, cheap looks first.
+//! It reads rows and raw storage, and never asks the agents.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use holdfast_persist::crashsafe;
+use holdfast_persist::disk::{Disk, EntryKind};
+use holdfast_types::{
+    AppInstanceState, SnapshotId, SnapshotIntent, SnapshotState, SnapshotType, VolumesSnapshotStatus,
+};
+use holdfast_volumehandlers::testing::FakeImageTool;
+use uuid::Uuid;
+
+use super::ground::{Ground, locked};
+use super::guests::{MEMORY_BASE_KIB, mark_in, marked};
+use super::tap::volume_files;
+use super::{World, volume_path};
+
+type Missing = Result<(), String>;
+
+macro_rules! ensure {
+    ($condition:expr, $($what:tt)*) => {
+        if !$condition {
+            return Err(format!($($what)*));
+        }
+    };
+}
+
+/// `Err` says what is not yet as it must be.
+pub fn settled(world: &World) -> Missing {
+    let rows: BTreeMap<Uuid, Arc<AppInstanceState>> =
+        world.rows::<AppInstanceState>().into_iter().map(|row| (row.app.0, row)).collect();
+    let ground = locked(&world.ground);
+    let apps = ground.orders.config.message().apps.clone();
+    let wanted: BTreeSet<Uuid> =
+        apps.iter().filter_map(|app| app.uuidandversion.as_ref()?.uuid.parse().ok()).collect();
+    for app in rows.keys() {
+        ensure!(wanted.contains(app), "D4: application {app} is deleted and has a row");
+    }
+    for app in &wanted {
+        let row = rows.get(app).ok_or_else(|| format!("application {app} has no row"))?;
+        application(*app, row, &ground)?;
+    }
+    for (app, machine) in &ground.machines {
+        let left = wanted.contains(app) || machine.ended.is_some();
+        ensure!(left, "D4: the guest of the deleted application {app} runs");
+    }
+    ensure!(world.rows::<SnapshotIntent>().is_empty(), "an intent is open");
+    storage(world, &ground, &rows)?;
+    records(world, &rows)?;
+    rows.values().try_for_each(|row| reported(row, &ground))
+}
+
+/// I2, I6, I10, I17 of one application.
+fn application(app: Uuid, row: &AppInstanceState, ground: &Ground) -> Missing {
+    let Some(wanted) = ground.orders.app(app) else { return Ok(()) };
+    ensure!(
+        row.operation.is_none(),
+        "I17: an operation runs: {:?}",
+        row.operation.as_ref().map(|op| (op.kind, op.phase))
+    );
+    ensure!(
+        row.waiting.is_none(),
+        "I17: an update waits: {:?}",
+        row.waiting.as_ref().map(|waiting| &waiting.error)
+    );
+    let applied = row.applied.as_ref().ok_or("nothing is applied")?;
+    let version = ground.orders.version(app).unwrap_or(0).to_string();
+    match &row.superseded_version {
+        Some(superseded) if *superseded == version => {
+            let back = applied.snapshot.active.and_then(|id| ground.cuts.get(&id));
+            let back = back.ok_or("C5: rolled back to a snapshot that was never available")?;
+            ensure!(
+                applied.version() == back.version.to_string(),
+                "A6: version {} after a rollback to {}",
+                applied.version(),
+                back.version
+            );
+        }
+        _ => ensure!(applied.version() == version, "version {} and not {version}", applied.version()),
+    }
+    let counter = |command: Option<&holdfast_agents::wire::config::InstanceOpsCmd>| {
+        command.map_or(0, |command| command.counter)
+    };
+    ensure!(applied.restart.counter == counter(wanted.restart.as_ref()), "a restart is due");
+    ensure!(applied.purge.counter == counter(wanted.purge.as_ref()), "a purge is due");
+    let section = wanted.snapshot.clone().unwrap_or_default();
+    let ordered = section.rollback_cmd.as_ref().map_or(0, |order| order.counter);
+    ensure!(
+        row.rollback_counter == ordered,
+        "A4: rollback {ordered} was ordered, {} was acted on",
+        row.rollback_counter
+    );
+    guest(app, row, ground, wanted.activate)?;
+    snapshots(app, row, ground)
+}
+
+/// I10, I2: what runs is what is applied.
+fn guest(app: Uuid, row: &AppInstanceState, ground: &Ground, activate: bool) -> Missing {
+    let Some(machine) = ground.running(app) else {
+        ensure!(!activate, "I10: the guest of {app} is down");
+        return Ok(());
+    };
+    ensure!(activate, "I10: the guest of {app} runs");
+    let applied = row.applied.as_ref().ok_or("nothing is applied")?;
+    let version = machine.spec.memory_kib.saturating_sub(MEMORY_BASE_KIB);
+    ensure!(
+        applied.version() == version.to_string(),
+        "I2: version {version} runs, {} is applied",
+        applied.version()
+    );
+    let layout = holdfast_persist::PersistLayout::new("/persist");
+    let disks: Vec<&PathBuf> = machine.spec.disks.iter().map(|disk| &disk.path).collect();
+    let volumes: Vec<PathBuf> = applied.volume_keys().iter().map(|key| volume_path(&layout, key)).collect();
+    ensure!(disks == volumes.iter().collect::<Vec<_>>(), "I2: the guest runs on {disks:?}");
+    Ok(())
+}
+
+/// I17: every request has ended.
+fn snapshots(app: Uuid, row: &AppInstanceState, ground: &Ground) -> Missing {
+    let listed = ground.orders.listed(app);
+    for id in &listed {
+        let entry =
+            row.snapshots.get(id).ok_or_else(|| format!("I17: snapshot {id} is listed and unknown"))?;
+        match &entry.state {
+            SnapshotState::Available(instance) => {
+                let refused = ground.orders.rollbacks.iter().any(|order| order.snapshot == *id);
+                ensure!(instance.error.is_none() || refused, "I17: snapshot {id}: {:?}", instance.error);
+            }
+            SnapshotState::Trimmed => {}
+            SnapshotState::Deleting { .. } if entry.trimmed => {}
+            // Asked for together with a rollback: the version that asked is superseded and no update comes ([003] C5).
+            SnapshotState::Requested
+                if entry.desc.kind == SnapshotType::AppUpdate && row.superseded_version.is_some() => {}
+            state => return Err(format!("I17: snapshot {id} is listed and {state:?}")),
+        }
+    }
+    for (id, entry) in row.snapshots.iter().filter(|(id, _)| !listed.contains(id)) {
+        // [003] D1: the data goes at the next moment the guest is down.
+        let waits = matches!(&entry.state, SnapshotState::Deleting { asked: false, error: None, .. });
+        ensure!(waits && ground.running(app).is_some(), "D1: snapshot {id} is dropped and {:?}", entry.state);
+    }
+    Ok(())
+}
+
+/// I5: images and snapshots within them match the rows, and hold what they should.
+fn storage(world: &World, ground: &Ground, rows: &BTreeMap<Uuid, Arc<AppInstanceState>>) -> Missing {
+    let tool = FakeImageTool::new(Arc::new(world.tap.disk.clone()));
+    let statuses: BTreeMap<SnapshotId, Arc<VolumesSnapshotStatus>> =
+        world.rows::<VolumesSnapshotStatus>().into_iter().map(|status| (status.snapshot, status)).collect();
+    let mut held: BTreeMap<PathBuf, BTreeMap<String, SnapshotId>> = BTreeMap::new();
+    let mut needed: BTreeSet<PathBuf> = BTreeSet::new();
+    for row in rows.values() {
+        needed.extend(
+            row.applied
+                .iter()
+                .flat_map(|applied| applied.volume_keys())
+                .map(|key| volume_path(&world.layout, &key)),
+        );
+        for (id, entry) in &row.snapshots {
+            if !matches!(entry.state, SnapshotState::Available(_) | SnapshotState::Deleting { .. }) {
+                continue;
+            }
+            let status =
+                statuses.get(id).ok_or_else(|| format!("I5: storage has no record of snapshot {id}"))?;
+            for (volume, meta) in &status.meta {
+                let holdfast_types::VolumeSnapshotMeta::Recorded(meta) = meta else { continue };
+                let key = holdfast_types::VolumeKey { volume: *volume, generation: meta.generation };
+                let path = volume_path(&world.layout, &key);
+                needed.insert(path.clone());
+                held.entry(path).or_default().insert(meta.storage_name.clone(), *id);
+            }
+        }
+    }
+    for id in statuses.keys() {
+        ensure!(
+            rows.values().any(|row| row.snapshots.contains_key(id)),
+            "I5: storage knows snapshot {id}, nobody else does"
+        );
+    }
+    let listed: BTreeSet<PathBuf> = ground
+        .orders
+        .config
+        .message()
+        .volumes
+        .iter()
+        .filter_map(|volume| {
+            let id = holdfast_types::VolumeId(volume.uuid.parse().ok()?);
+            Some(volume_path(&world.layout, &holdfast_types::VolumeKey::new(id, volume.generation_count)))
+        })
+        .collect();
+    let directory = world.layout.volumes_dir(true);
+    let files: BTreeSet<PathBuf> = volume_files(&world.tap.disk, &directory).into_iter().collect();
+    for path in &needed {
+        ensure!(files.contains(path), "I3: {} is needed and gone", path.display());
+    }
+    for path in &files {
+        ensure!(needed.contains(path) || listed.contains(path), "I5: {} is nobody's", path.display());
+        image(path, &tool, ground, held.get(path).unwrap_or(&BTreeMap::new()))?;
+    }
+    Ok(())
+}
+
+/// I1, I4, I5 of one image.
+fn image(path: &Path, tool: &FakeImageTool, ground: &Ground, held: &BTreeMap<String, SnapshotId>) -> Missing {
+    let image = tool.image(path).map_err(|error| format!("I1: {}: {error}", path.display()))?;
+    let mark = ground.mark_of(path);
+    ensure!(
+        image.blocks == marked(mark),
+        "I1: {} holds {:?}, and {mark} was left there",
+        path.display(),
+        mark_in(&image.blocks)
+    );
+    ensure!((image.leaks, image.corruptions) == (0, 0), "J4: {} leaks {}", path.display(), image.leaks);
+    let names: Vec<&str> = image.snapshots.iter().map(|snapshot| snapshot.name.as_str()).collect();
+    let wanted: BTreeSet<&str> = held.keys().map(String::as_str).collect();
+    ensure!(
+        names.len() == wanted.len() && names.iter().all(|name| wanted.contains(name)),
+        "I5: {} has the snapshots {names:?}, records say {wanted:?}",
+        path.display()
+    );
+    for snapshot in &image.snapshots {
+        let cut = ground.cuts.get(&held[&snapshot.name]);
+        let wanted = cut.and_then(|cut| cut.marks.get(path)).copied();
+        ensure!(
+            wanted.is_none_or(|mark| snapshot.blocks == marked(mark)),
+            "I4: snapshot {} in {} holds {:?} and not {wanted:?}",
+            snapshot.name,
+            path.display(),
+            mark_in(&snapshot.blocks)
+        );
+    }
+    Ok(())
+}
+
+/// I5: no directory, record, row or temporary is left that belongs to nothing.
+fn records(world: &World, rows: &BTreeMap<Uuid, Arc<AppInstanceState>>) -> Missing {
+    let disk = &world.tap.disk;
+    let known: BTreeMap<String, &SnapshotState> = rows
+        .values()
+        .flat_map(|row| &row.snapshots)
+        .map(|(id, entry)| (id.to_string(), &entry.state))
+        .collect();
+    for entry in disk.list(&world.layout.snapshots_dir()).map_err(|error| error.to_string())? {
+        let name = entry.name.to_string_lossy().into_owned();
+        ensure!(
+            known
+                .get(&name)
+                .is_some_and(|state| !matches!(state, SnapshotState::Trimmed | SnapshotState::Requested)),
+            "I5: the directory of snapshot {name} is left, {:?}",
+            known.get(&name)
+        );
+    }
+    for (id, _) in known.iter().filter(|(_, state)| matches!(state, SnapshotState::Available(_))) {
+        let layout = &world.layout;
+        for file in [
+            layout.app_config_file(id),
+            layout.volumes_snapshot_status_file(id),
+            layout.snapshot_instance_status_file(id),
+        ] {
+            let found = disk.metadata(&file).map_err(|error| error.to_string())?;
+            ensure!(found.is_some(), "G4: {} is missing", file.display());
+        }
+    }
+    for entry in disk.list(&world.layout.domains_dir()).map_err(|error| error.to_string())? {
+        let name = entry.name.to_string_lossy().into_owned();
+        ensure!(rows.keys().any(|app| app.to_string() == name), "D4: the directory of domain {name} is left");
+    }
+    let quarantined = disk.list(&world.layout.quarantine_dir()).map_err(|error| error.to_string())?;
+    ensure!(
+        quarantined.is_empty(),
+        "G9: something is in quarantine: {:?}",
+        quarantined.iter().map(|entry| &entry.name).collect::<Vec<_>>()
+    );
+    temporaries(disk, world.layout.root())
+}
+
+fn temporaries(disk: &dyn Disk, directory: &Path) -> Missing {
+    for entry in disk.list(directory).map_err(|error| error.to_string())? {
+        let path = directory.join(&entry.name);
+        ensure!(!crashsafe::is_temporary(&entry.name), "I5: the temporary {} is left", path.display());
+        if entry.kind == EntryKind::Directory {
+            temporaries(disk, &path)?;
+        }
+    }
+    Ok(())
+}
+
+/// A6: the controller was told what is.
+fn reported(row: &AppInstanceState, ground: &Ground) -> Missing {
+    let app = row.app.0;
+    let report = ground.orders.reports.get(&app.to_string()).ok_or("nothing was reported")?;
+    let version = row.applied.as_ref().map_or("", |applied| applied.version());
+    ensure!(
+        report.app_version == version,
+        "A6: version {} is reported, {version} is in force",
+        report.app_version
+    );
+    let state = if ground.running(app).is_some() { 7 } else { 9 };
+    ensure!(report.state == state, "A6: state {} is reported, and it is {state}", report.state);
+    let reported: BTreeSet<String> = report.snapshots.iter().map(|snapshot| snapshot.id.clone()).collect();
+    let available =
+        row.snapshots.iter().filter(|(_, entry)| matches!(entry.state, SnapshotState::Available(_)));
+    let available: BTreeSet<String> = available.map(|(id, _)| id.to_string()).collect();
+    ensure!(reported == available, "A6: snapshots {reported:?} are reported, available are {available:?}");
+    Ok(())
+}

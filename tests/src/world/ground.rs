@@ -1,0 +1,245 @@
+//! The ground a node stands on, without the disk: the controller, the guests, and the reference model. It is a value:
+//! a copy of it and a fork of the disk are a moment that can be gone back to.
+//!
+//! The model knows what each volume holds, because guests write one new mark to all their volumes whenever they start,
+//! and what each snapshot holds, because it looks when one is first called available. A rollback that is called done
+//! puts the snapshot's marks into the model, and must have been ordered, once ([003] A4, I6). Whatever a guest finds when
+//! it starts must then be what the model says, on all its volumes and under the right version (I1, I2).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{Hash, Hasher};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use holdfast_agents::domainmgr::vmm::{Domain, DomainExit, VmSpec};
+use holdfast_types::{AppInstanceState, OperationNumber, Phase, RollbackTarget, SnapshotId, SnapshotState};
+use uuid::Uuid;
+
+use super::controller::Orders;
+
+/// What a guest wrote when it started; 0 is a volume nobody has written to.
+pub type Mark = u64;
+
+/// What a snapshot holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cut {
+    pub app: Uuid,
+    pub version: u64,
+    pub marks: BTreeMap<PathBuf, Mark>,
+}
+
+/// A domain as it stands in the hypervisor's table.
+#[derive(Debug, Clone)]
+pub struct Machine {
+    pub spec: VmSpec,
+    pub domain: Domain,
+    pub ended: Option<DomainExit>,
+}
+
+/// What is known of one application's past.
+#[derive(Debug, Clone, Default)]
+pub struct Past {
+    /// The version its guest was started with last.
+    pub version: u64,
+    /// The rollback counter acted on last.
+    pub acted_counter: u32,
+    pub starts: u64,
+    /// The rollback that runs: its operation, and where to.
+    rolling: Option<(OperationNumber, Phase, RollbackTarget)>,
+}
+
+#[derive(Debug, Clone, Default)]
+pub struct Ground {
+    pub orders: Orders,
+    pub machines: BTreeMap<Uuid, Machine>,
+    pub last_pid: u32,
+    /// What stands on each volume, by file.
+    pub live: BTreeMap<PathBuf, Mark>,
+    pub last_mark: Mark,
+    /// Every snapshot that was ever called available; those still promised are in `promised`.
+    pub cuts: BTreeMap<SnapshotId, Cut>,
+    pub promised: BTreeSet<SnapshotId>,
+    pub past: BTreeMap<Uuid, Past>,
+    pub violations: Vec<String>,
+    pub is_traced: bool,
+    pub trace: Vec<String>,
+    pub trace_hash: u64,
+}
+
+pub fn locked(ground: &Mutex<Ground>) -> MutexGuard<'_, Ground> {
+    ground.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+impl Ground {
+    pub fn violated(&mut self, invariant: &str, what: impl std::fmt::Display) {
+        self.note(format_args!("VIOLATION {invariant}: {what}"));
+        self.violations.push(format!("{invariant}: {what}"));
+    }
+
+    /// One line of the trace. It always counts for the hash, and is kept only when somebody wants to read it.
+    pub fn note(&mut self, line: std::fmt::Arguments<'_>) {
+        let text = line.to_string();
+        #[allow(deprecated)]
+        let mut hasher = std::hash::SipHasher::new();
+        (self.trace_hash, &text).hash(&mut hasher);
+        self.trace_hash = hasher.finish();
+        if self.is_traced {
+            self.trace.push(text);
+        }
+    }
+
+    /// The power is gone: every guest is.
+    pub fn power_cycle(&mut self) {
+        for machine in self.machines.values_mut() {
+            machine.ended.get_or_insert(DomainExit::Killed);
+        }
+    }
+
+    pub fn running(&self, app: Uuid) -> Option<&Machine> {
+        self.machines.get(&app).filter(|machine| machine.ended.is_none())
+    }
+
+    pub fn mark_of(&self, path: &Path) -> Mark {
+        self.live.get(path).copied().unwrap_or(0)
+    }
+
+    /// A guest looks at what it finds. `None` as a mark is content that nobody ever wrote: torn.
+    pub fn guest_starts(&mut self, app: Uuid, version: u64, found: &BTreeMap<PathBuf, Option<Mark>>) {
+        self.note(format_args!("guest {app} starts, version {version}, finds {:?}", found.values()));
+        if let Some((path, _)) = found.iter().find(|(_, mark)| mark.is_none()) {
+            return self.violated("I1", format_args!("{} holds what nobody wrote", path.display()));
+        }
+        let found: BTreeMap<PathBuf, Mark> =
+            found.iter().map(|(path, mark)| (path.clone(), mark.unwrap_or_default())).collect();
+        let before = self.past.get(&app).map_or(0, |past| past.version);
+        if let Some((path, mark)) = found.iter().find(|(path, mark)| self.mark_of(path) != **mark) {
+            let left = self.mark_of(path);
+            self.violated("I1", format_args!("{} holds {mark}, and {left} was left there", path.display()));
+        }
+        if version < before {
+            self.violated("I2", format_args!("version {version} runs after {before} without a rollback"));
+        }
+        self.live.extend(found);
+        let past = self.past.entry(app).or_default();
+        past.version = version;
+        past.starts += 1;
+    }
+
+    /// A guest writes its mark to all its volumes; nothing comes between.
+    pub fn guest_writes(&mut self, paths: impl IntoIterator<Item = PathBuf>) -> Mark {
+        self.last_mark += 1;
+        let mark = self.last_mark;
+        self.live.extend(paths.into_iter().map(|path| (path, mark)));
+        mark
+    }
+
+    /// I3, I12: what a promised snapshot holds does not go.
+    pub fn file_removed(&mut self, path: &Path) {
+        if self.live.remove(path).is_none() {
+            return;
+        }
+        self.note(format_args!("volume {} goes", path.display()));
+        let holder = self.promised.iter().find(|id| self.cuts[id].marks.contains_key(path)).copied();
+        if let Some(id) = holder
+            && self.orders.names(id)
+        {
+            self.violated("I12", format_args!("{} goes, which snapshot {id} holds", path.display()));
+        }
+        let user = self.machines.values().find(|machine| {
+            machine.ended.is_none() && machine.spec.disks.iter().any(|disk| disk.path == *path)
+        });
+        if let Some(app) = user.map(|machine| machine.spec.app) {
+            self.violated("I7", format_args!("{} goes under the guest of {app}", path.display()));
+        }
+    }
+
+    /// zedmanager's row of an application, whenever it is another one. `volume_path` says where a volume lies.
+    pub fn row_changed(
+        &mut self,
+        row: &AppInstanceState,
+        volume_path: &dyn Fn(&holdfast_types::VolumeKey) -> PathBuf,
+    ) {
+        let app = row.app.0;
+        self.rollback_moves(app, row);
+        for (id, entry) in &row.snapshots {
+            let available = matches!(entry.state, SnapshotState::Available(_));
+            if available && !self.promised.contains(id) {
+                self.cut_is_made(app, *id, row, volume_path);
+            }
+        }
+        let promised: Vec<SnapshotId> =
+            self.promised.iter().filter(|id| self.cuts[id].app == app).copied().collect();
+        for id in promised {
+            self.still_promised(row, id);
+        }
+    }
+
+    /// A rollback is done when its operation, having come to the volumes, is gone from the row: from then on the volumes hold what the snapshot holds. I6: it was ordered, and no counter acts twice.
+    /// Storage does not fail in this World, so a rollback that comes so far has no excuse to fail.
+    fn rollback_moves(&mut self, app: Uuid, row: &AppInstanceState) {
+        let running = row.operation.as_ref().and_then(|op| Some((op.number, op.phase, op.rollback.clone()?)));
+        let past = self.past.entry(app).or_default();
+        let Some((number, phase, target)) = std::mem::replace(&mut past.rolling, running) else { return };
+        let is_running = row.operation.as_ref().is_some_and(|operation| operation.number == number);
+        if is_running || phase != Phase::RevertingVolumes {
+            return;
+        }
+        let Some(cut) = self.cuts.get(&target.snapshot).cloned() else {
+            return self.violated("C1", format_args!("rolled back to {}, which never was", target.snapshot));
+        };
+        let ordered = self.orders.rollbacks.iter().any(|order| {
+            order.app == app && order.counter == target.counter && order.snapshot == target.snapshot
+        });
+        let past = self.past.entry(app).or_default();
+        let acted = past.acted_counter;
+        (past.acted_counter, past.version) = (target.counter, cut.version);
+        self.live.extend(cut.marks);
+        self.note(format_args!("rolled back to {}, counter {}", target.snapshot, target.counter));
+        if !ordered || target.counter <= acted {
+            self.violated(
+                "I6",
+                format_args!("counter {} acts after {acted}; ordered: {ordered}", target.counter),
+            );
+        }
+    }
+
+    fn cut_is_made(
+        &mut self,
+        app: Uuid,
+        id: SnapshotId,
+        row: &AppInstanceState,
+        volume_path: &dyn Fn(&holdfast_types::VolumeKey) -> PathBuf,
+    ) {
+        if self.cuts.contains_key(&id) {
+            return self.violated("I14", format_args!("snapshot {id} was given up and is available again"));
+        }
+        if self.running(app).is_some() {
+            self.violated("I8", format_args!("snapshot {id} was cut under a running guest"));
+        }
+        // What was applied at the cut: the row that calls it available still has the old configuration, unless the
+        // update was completed in the same write; then the record has the version.
+        let SnapshotState::Available(instance) = &row.snapshots[&id].state else { return };
+        let version = instance.config_version.version.parse().unwrap_or(0);
+        let keys = self.orders.volumes_of(app, version);
+        let marks = keys.iter().map(volume_path).map(|path| (path.clone(), self.mark_of(&path))).collect();
+        self.note(format_args!("snapshot {id} available, version {version}, {marks:?}"));
+        self.cuts.insert(id, Cut { app, version, marks });
+        self.promised.insert(id);
+    }
+
+    /// I3: available stays available until the controller, the maximum or the application's deletion says otherwise.
+    fn still_promised(&mut self, row: &AppInstanceState, id: SnapshotId) {
+        let entry = row.snapshots.get(&id);
+        if entry.is_some_and(|entry| matches!(entry.state, SnapshotState::Available(_))) {
+            return;
+        }
+        if self.orders.names(id) && !entry.is_some_and(|entry| entry.trimmed) {
+            let state = entry.map(|entry| &entry.state);
+            self.violated("I3", format_args!("snapshot {id} was available and is {state:?}"));
+        }
+        self.promised.remove(&id);
+    }
+}
+
+/// Where a shared ground is kept.
+pub type SharedGround = Arc<Mutex<Ground>>;

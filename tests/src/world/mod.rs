@@ -1,0 +1,333 @@
+//! The World: a whole node on a simulated machine whose power can be cut between any two device calls.
+//!
+//! ```text
+//!              orders, reports                  start, stop                    files, images
+//!   ┌ Ground ─ controller ───┐        ┌───────── guests ─────────┐        ┌──── MemDisk ─────────────┐
+//!   │          model         │◀──tap──│  marks on their volumes  │◀──tap──│  synced and un-synced    │
+//!   └────────────────────────┘        └──────────────────────────┘        └──────────────────────────┘
+//!                    ▲                              ▲                                  ▲
+//!                    └────── zedagent · zedmanager · volumemgr · domainmgr, bus, persist, handlers: the real ones
+//! ```
+//!
+//! One thread, one seed, no real time. A step lets one agent handle one event, or runs one job, or lets time jump to the
+//! next timer. After each step the invariants are checked (`ground.rs`), and once everything is done the node must be
+//! exactly what the controller wants, in a bounded number of steps (`check.rs`).
+//!
+//! A moment (`tap.rs`) is a copy of all that is outside the node. Cutting the power means to go on from such a copy, with
+//! the un-synced writes kept, lost or torn (`Survival`), guests dead, and a new node booted on it. So a workload runs once,
+//! and each of its moments is a cut (`explore.rs`).
+//!
+//! Deliberately absent: anything that knows how an agent works inside, except for the rows that are its promises.
+
+pub mod check;
+pub mod controller;
+pub mod explore;
+pub mod ground;
+pub mod guests;
+pub mod tap;
+pub mod workload;
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use holdfast_agents::domainmgr;
+use holdfast_agents::node::agents::{AgentSettings, Seams, agents};
+use holdfast_agents::runtime::{
+    Clock, Driver, Entropy, JobLimits, ManualClock, Outside, SeededEntropy, Services, Step, StepExecutor,
+};
+use holdfast_agents::volumemgr::testing::MemFetcher;
+use holdfast_persist::mem_disk::{Fate, MemDisk};
+use holdfast_persist::{Disk, PersistLayout};
+use holdfast_types::{AppInstanceState, DeviceId, Topic, VolumeKey, error_chain};
+use holdfast_volumehandlers::testing::FakeImageTool;
+use uuid::Uuid;
+
+use controller::{Orders, WorldLink};
+use ground::{Ground, SharedGround, locked};
+use guests::WorldVmm;
+use tap::{CutPoint, Recorder, Tap, TapDisk};
+
+pub const DEVICE: Uuid = Uuid::from_u128(0xd000_0000_0000_4000_8000_0000_0000_0001);
+const POLL_INTERVAL: Duration = Duration::from_secs(10);
+/// Between two timers a node does at most this; the longest workload needs a few hundred.
+const BUSY_AT_MOST: usize = 20_000;
+/// So many timers may fire before everything is done. The longest waits are retries, and without faults there are none.
+const TIMERS_AT_MOST: usize = 60;
+
+/// What becomes of un-synced writes in a cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Survival {
+    Lost,
+    Kept,
+    /// Each of them by a coin: kept, lost, or torn at 512 or 4096 bytes and out of order.
+    Coin(u64),
+}
+
+impl Survival {
+    /// The power is gone and back.
+    pub fn cut(self, disk: &MemDisk) {
+        match self {
+            Survival::Lost => disk.crash(),
+            Survival::Kept => disk.crash_with(&mut |_| Fate::Kept),
+            Survival::Coin(seed) => {
+                let chance = SeededEntropy::new(seed);
+                disk.crash_with(&mut |_| match chance.next_u64() % 4 {
+                    0 => Fate::Lost,
+                    1 => Fate::Kept,
+                    2 => Fate::Torn { sector_bytes: 512, kept_sectors: chance.next_u64() },
+                    _ => Fate::Torn { sector_bytes: 4096, kept_sectors: chance.next_u64() },
+                });
+            }
+        }
+    }
+}
+
+/// In which order things happen that could happen in several.
+#[derive(Debug, Clone)]
+pub enum Schedule {
+    /// Events before jobs, jobs in the order of their start.
+    Fixed,
+    Drawn(SeededEntropy),
+}
+
+/// Why a run ended that should not have.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Violation {
+    pub what: String,
+}
+
+/// A node on its machine.
+pub struct World {
+    pub ground: SharedGround,
+    pub tap: Tap,
+    pub layout: PersistLayout,
+    services: Services,
+    clock: ManualClock,
+    executor: Arc<StepExecutor>,
+    drivers: Vec<Box<dyn Driver>>,
+    pub hypervisor: Arc<WorldVmm>,
+    schedule: Schedule,
+    rows_seen: Vec<Arc<AppInstanceState>>,
+    pub steps: u64,
+}
+
+impl std::fmt::Debug for World {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("World").field("steps", &self.steps).finish_non_exhaustive()
+    }
+}
+
+impl Drop for World {
+    /// Jobs hold their scheduler, which holds them.
+    fn drop(&mut self) {
+        while self.executor.take(0).is_some() {}
+    }
+}
+
+impl World {
+    /// A machine with an empty disk and a controller that wants what `edit` says.
+    pub fn begin(edit: impl FnOnce(&mut Orders)) -> Result<World, Violation> {
+        let mut ground = Ground::default();
+        edit(&mut ground.orders);
+        World::boot(MemDisk::new(), ground, Recorder::Off, Schedule::Fixed)
+    }
+
+    /// The power comes back at this moment.
+    pub fn after_cut(
+        point: &CutPoint,
+        survival: Survival,
+        recorder: Recorder,
+        schedule: Schedule,
+    ) -> Result<World, Violation> {
+        let disk = point.disk.fork();
+        survival.cut(&disk);
+        let mut ground = point.ground.clone();
+        ground.power_cycle();
+        ground.note(format_args!(
+            "power cut before call {}: {}; un-synced writes: {survival:?}",
+            point.call, point.what
+        ));
+        World::boot(disk, ground, recorder, schedule)
+    }
+
+    /// A node comes up on what there is.
+    pub fn boot(
+        disk: MemDisk,
+        ground: Ground,
+        recorder: Recorder,
+        schedule: Schedule,
+    ) -> Result<World, Violation> {
+        let ground = Arc::new(Mutex::new(ground));
+        let tap = Tap::new(disk, Arc::clone(&ground), recorder);
+        let seen_disk: Arc<dyn Disk> = Arc::new(TapDisk(tap.clone()));
+        let layout = PersistLayout::new("/persist");
+        let failed = |what: &dyn std::error::Error| Violation {
+            what: format!("I17: the node does not come up: {}", error_chain(what)),
+        };
+        layout.prepare(&*seen_disk).map_err(|error| failed(&error))?;
+        let clock = ManualClock::default();
+        let executor = StepExecutor::new();
+        let services = Services::open(Outside {
+            disk: Arc::clone(&seen_disk),
+            layout: layout.clone(),
+            clock: Arc::new(clock.clone()),
+            entropy: Arc::new(SeededEntropy::new(1)),
+            executor: executor.clone(),
+            limits: JobLimits::for_cores(2),
+            reserve_size_bytes: 0,
+            read_only: None,
+        })
+        .map_err(|error| failed(&error))?;
+        let tool = FakeImageTool::new(seen_disk);
+        let hypervisor = Arc::new(WorldVmm::new(Arc::clone(&ground), tap.clone(), tool.clone()));
+        let seams = Seams {
+            controller: Arc::new(WorldLink(Arc::clone(&ground))),
+            fetcher: Arc::new(MemFetcher::new()),
+            images: Arc::new(tool),
+            hypervisor: hypervisor.clone(),
+        };
+        let domains =
+            domainmgr::Settings { accelerator: "world".to_owned(), ..domainmgr::Settings::default() };
+        let settings = AgentSettings { device: DeviceId(DEVICE), poll_interval: POLL_INTERVAL, domains };
+        let drivers = agents(&services, &seams, &settings).drivers().map_err(|error| failed(&error))?;
+        let mut world = World {
+            ground,
+            tap,
+            layout,
+            services,
+            clock,
+            executor,
+            drivers,
+            hypervisor,
+            schedule,
+            rows_seen: Vec::new(),
+            steps: 0,
+        };
+        for number in 0..world.drivers.len() {
+            world.drivers[number].start().map_err(|error| failed(&error))?;
+            world.judge()?;
+        }
+        Ok(world)
+    }
+
+    /// The controller changes its mind; the node hears of it when it asks next.
+    pub fn order(&mut self, edit: impl FnOnce(&mut Orders)) {
+        edit(&mut locked(&self.ground).orders);
+    }
+
+    /// One event or one job, if there is one. False when only time can move anything.
+    pub fn step(&mut self) -> Result<bool, Violation> {
+        let ready: Vec<usize> =
+            (0..self.drivers.len()).filter(|number| self.drivers[*number].has_events()).collect();
+        let jobs = self.executor.started().len();
+        let choices = ready.len() + jobs;
+        if choices == 0 {
+            return Ok(false);
+        }
+        let choice = match &self.schedule {
+            Schedule::Fixed => 0,
+            Schedule::Drawn(chance) => (chance.next_u64() % choices as u64) as usize,
+        };
+        self.steps += 1;
+        match ready.get(choice) {
+            Some(number) => self.step_agent(*number)?,
+            None => self.run_job(choice - ready.len()),
+        }
+        self.judge()?;
+        Ok(true)
+    }
+
+    fn step_agent(&mut self, number: usize) -> Result<(), Violation> {
+        let driver = &mut self.drivers[number];
+        locked(&self.ground).note(format_args!("{} handles", driver.name()));
+        // As the node's threads do: a panic ends the process, and here it is told with its story.
+        let stepped = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| driver.step()));
+        let Ok(stepped) = stepped else {
+            return Err(Violation { what: format!("I17: {} panics", driver.name()) });
+        };
+        match stepped {
+            Ok(Step::Handled | Step::Idle) => Ok(()),
+            Err(fatal) => Err(Violation { what: format!("I17: the node fails: {}", error_chain(&fatal)) }),
+        }
+    }
+
+    fn run_job(&mut self, number: usize) {
+        let Some(run) = self.executor.take(number) else { return };
+        locked(&self.ground).note(format_args!("{} runs {}", run.info().agent, run.info().id));
+        run.run();
+    }
+
+    /// Everything that can happen now happens, or the power is cut on the way.
+    pub fn run(&mut self) -> Result<(), Violation> {
+        for _ in 0..BUSY_AT_MOST {
+            if self.tap.has_cut() || !self.step()? {
+                return Ok(());
+            }
+        }
+        Err(Violation { what: format!("I17: still busy after {BUSY_AT_MOST} steps") })
+    }
+
+    /// Time jumps to the next timer; false if there is none.
+    pub fn pass_time(&mut self) -> bool {
+        let Some(at) = self.drivers.iter().filter_map(|driver| driver.next_timer()).min() else {
+            return false;
+        };
+        self.clock.advance(at.saturating_sub(self.clock.elapsed()));
+        true
+    }
+
+    /// Runs until the node is what the controller wants, or the power is cut on the way.
+    pub fn settle(&mut self) -> Result<(), Violation> {
+        let mut missing = String::new();
+        for _ in 0..TIMERS_AT_MOST {
+            self.run()?;
+            if self.tap.has_cut() {
+                return Ok(());
+            }
+            match check::settled(self) {
+                Ok(()) => return Ok(()),
+                Err(what) => missing = what,
+            }
+            if !self.pass_time() {
+                break;
+            }
+        }
+        Err(Violation { what: format!("not settled after {TIMERS_AT_MOST} timers: {missing}") })
+    }
+
+    /// This moment, as a cut before the next call.
+    pub fn moment(&self) -> CutPoint {
+        CutPoint {
+            call: self.tap.calls() + 1,
+            what: "nothing in particular".to_owned(),
+            disk: self.tap.disk.fork(),
+            ground: locked(&self.ground).clone(),
+        }
+    }
+
+    /// The invariants that hold at any time.
+    fn judge(&mut self) -> Result<(), Violation> {
+        let rows = self.services.bus.rows::<AppInstanceState>();
+        let mut ground = locked(&self.ground);
+        for row in &rows {
+            if !self.rows_seen.iter().any(|seen| Arc::ptr_eq(seen, row)) {
+                ground.row_changed(row, &|key| volume_path(&self.layout, key));
+            }
+        }
+        self.rows_seen = rows;
+        match ground.violations.first() {
+            Some(what) => Err(Violation { what: what.clone() }),
+            None => Ok(()),
+        }
+    }
+
+    pub fn rows<T: Topic>(&self) -> Vec<Arc<T>> {
+        self.services.bus.rows::<T>()
+    }
+}
+
+/// All volumes of the World are encrypted qcow2 images.
+pub fn volume_path(layout: &PersistLayout, key: &VolumeKey) -> PathBuf {
+    layout.volume_file(true, &key.volume, &key.generation, &"qcow2")
+}
