@@ -129,6 +129,8 @@ fn oldest_available(state: &AppInstanceState) -> Option<SnapshotId> {
             _ => None,
         })
         .filter(|(_, id)| !is_rollback_target(state.operation.as_ref(), *id))
+        // Cut a moment ago by the running operation, which still counts on it.
+        .filter(|(_, id)| !is_being_cut(state.operation.as_ref(), *id))
         .min()
         .map(|(_, id)| id)
 }
@@ -258,6 +260,23 @@ mod tests {
         wanted.snapshots.insert(0, desc(1, SnapshotType::Unspecified));
         reconcile(&mut state, &wanted, time(1));
         assert_eq!(state.snapshots.keys().copied().collect::<Vec<_>>(), vec![snapshot_id(2)]);
+    }
+
+    /// Two are cut by one operation, the first is there, and the maximum is one: trimmed now, it would be kept and
+    /// trimmed again for ever.
+    #[test]
+    fn what_the_running_operation_has_just_cut_is_trimmed_only_when_it_is_over() {
+        let mut state = state_with("a1 r2");
+        let mut cutting = operation(OperationKind::Update, Phase::CuttingSnapshots);
+        cutting.snapshots = vec![desc(1, SnapshotType::AppUpdate), desc(2, SnapshotType::AppUpdate)];
+        state.snapshots.get_mut(&snapshot_id(2)).expect("known").state =
+            SnapshotState::Cutting { operation: cutting.number };
+        state.operation = Some(cutting);
+        reconcile(&mut state, &listed(&[1, 2], 1), time(1));
+        assert_eq!(words(&state), "available cutting");
+        state.operation = None;
+        reconcile(&mut state, &listed(&[1, 2], 1), time(1));
+        assert_eq!(words(&state), "deleting cutting");
     }
 
     #[test]
