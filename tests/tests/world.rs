@@ -77,3 +77,10 @@ fn what_was_cut_before_the_power_went_is_claimed_before_it_is_counted_on() {
         expect_kept(&explore(&bases, &workload(1, &[op]), ONE_CUT, false));
     }
 }
+
+/// Two snapshots were cut by one operation while the maximum was one less: the first was trimmed in the middle, kept
+/// again, and trimmed again; the node failed at every start.
+#[test]
+fn what_an_operation_has_just_cut_is_not_trimmed_under_it() {
+    expect_kept(&explore_seed(&bases(), 1_000_096, ONE_CUT, false));
+}

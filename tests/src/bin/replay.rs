@@ -18,6 +18,9 @@ struct Arguments {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    // What the agents log, on demand: RUST_LOG=info.
+    let filter = tracing_subscriber::EnvFilter::from_default_env();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).without_time().init();
     let bases = match Bases::new() {
         Ok(bases) => bases,
         Err(violation) => {

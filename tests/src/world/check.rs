@@ -72,13 +72,11 @@ fn application(app: Uuid, row: &AppInstanceState, ground: &Ground) -> Missing {
     let version = ground.orders.version(app).unwrap_or(0).to_string();
     match &row.superseded_version {
         Some(superseded) if *superseded == version => {
-            let back = applied.snapshot.active.and_then(|id| ground.cuts.get(&id));
-            let back = back.ok_or("C5: rolled back to a snapshot that was never available")?;
+            let restored = ground.past.get(&app).map_or(0, |past| past.restored).to_string();
             ensure!(
-                applied.version() == back.version.to_string(),
-                "A6: version {} after a rollback to {}",
-                applied.version(),
-                back.version
+                applied.version() == restored,
+                "A6: version {} after a rollback to {restored}",
+                applied.version()
             );
         }
         _ => ensure!(applied.version() == version, "version {} and not {version}", applied.version()),

@@ -44,6 +44,8 @@ pub struct Past {
     /// The rollback counter acted on last.
     pub acted_counter: u32,
     pub starts: u64,
+    /// The version that the last rollback restored.
+    pub restored: u64,
     /// The rollback that runs: its operation, and where to.
     rolling: Option<(OperationNumber, Phase, RollbackTarget)>,
 }
@@ -174,8 +176,9 @@ impl Ground {
         }
     }
 
-    /// A rollback is done when its operation, having come to the volumes, is gone from the row: from then on the volumes hold what the snapshot holds. I6: it was ordered, and no counter acts twice.
-    /// Storage does not fail in this World, so a rollback that comes so far has no excuse to fail.
+    /// A rollback is done when its operation, having come to the volumes, is gone from the row: from then on the volumes
+    /// hold what the snapshot holds. I6: it was ordered, and no counter acts twice. Storage does not fail in this World,
+    /// so a rollback that comes so far has no excuse to fail.
     fn rollback_moves(&mut self, app: Uuid, row: &AppInstanceState) {
         let running = row.operation.as_ref().and_then(|op| Some((op.number, op.phase, op.rollback.clone()?)));
         let past = self.past.entry(app).or_default();
@@ -192,7 +195,7 @@ impl Ground {
         });
         let past = self.past.entry(app).or_default();
         let acted = past.acted_counter;
-        (past.acted_counter, past.version) = (target.counter, cut.version);
+        (past.acted_counter, past.version, past.restored) = (target.counter, cut.version, cut.version);
         self.live.extend(cut.marks);
         self.note(format_args!("rolled back to {}, counter {}", target.snapshot, target.counter));
         if !ordered || target.counter <= acted {
