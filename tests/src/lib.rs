@@ -3,5 +3,6 @@
 pub mod controller;
 pub mod demo;
 pub mod guest;
+pub mod real_kills;
 pub mod story;
 pub mod world;

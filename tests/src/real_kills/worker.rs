@@ -1,0 +1,173 @@
+//! The process that is killed: a whole node on a persist directory, at the order of its standard input.
+//!
+//! ```text
+//!   in:  "orders"  the orders file has changed        out: "settled <hash>"  those orders are carried out and reported
+//!        "why"     what is missing?                        "missing <what>"
+//!        the end   end                                     "begins <step>", "ended <step>"  of qemu-img
+//! ```
+//!
+//! Controller and guests are simulated in this process and die with it, like everything in a box whose plug is pulled.
+//! A guest writes nothing by itself: the rig writes for it, while the node rests.
+
+#![allow(clippy::disallowed_methods, reason = "it drives a node in real time")]
+
+use std::io::{BufRead, Write};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, TryRecvError, channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use anyhow::Context;
+use holdfast_agents::domainmgr;
+use holdfast_agents::domainmgr::simulated_vmm::SimulatedVmm;
+use holdfast_agents::node::agents::{AgentSettings, Seams, agents};
+use holdfast_agents::runtime::{BlockingPool, JobLimits, Outside, Services, SystemClock, SystemEntropy};
+use holdfast_agents::volumemgr::fetcher::HttpFetcher;
+use holdfast_agents::wire::config::{ConfigRequest, ConfigResponse};
+use holdfast_agents::wire::info::z_info_msg::InfoContent;
+use holdfast_agents::wire::info::{ZInfoApp, ZInfoMsg};
+use holdfast_agents::wire::link::{ControllerLink, Fetched, LinkError, read_config};
+use holdfast_persist::{PersistLayout, RealDisk};
+use holdfast_types::DeviceId;
+use prost::Message;
+
+use super::settled::settled;
+use super::telling_tool::TellingTool;
+use super::{APP, DEVICE};
+
+const POLL_INTERVAL: Duration = Duration::from_millis(10);
+const LOOK_EVERY: Duration = Duration::from_millis(3);
+const RESERVE_BYTES: u64 = 64 * 1024;
+
+/// Runs until the standard input ends, or the node fails.
+pub fn run(persist: &Path, orders: &Path) -> anyhow::Result<()> {
+    let link = Arc::new(FileLink::open(orders)?);
+    let hypervisor = SimulatedVmm::new();
+    let said = listen();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+    runtime.block_on(async {
+        let services = services(persist)?;
+        let seams = Seams {
+            controller: link.clone(),
+            fetcher: Arc::new(HttpFetcher::new()),
+            images: Arc::new(TellingTool::default()),
+            hypervisor: Arc::new(hypervisor.clone()),
+        };
+        let domains =
+            domainmgr::Settings { accelerator: "simulated".to_owned(), ..domainmgr::Settings::default() };
+        let settings = AgentSettings { device: DeviceId(DEVICE), poll_interval: POLL_INTERVAL, domains };
+        let mut node = agents(&services, &seams, &settings).start()?;
+        let mut told = String::new();
+        loop {
+            // Doubles as the pause between two looks.
+            if let Ok(fatal) = tokio::time::timeout(LOOK_EVERY, node.failed()).await {
+                return Err(anyhow::Error::new(fatal).context("the node failed"));
+            }
+            let order = said.try_recv();
+            if order == Err(TryRecvError::Disconnected) {
+                std::process::exit(0);
+            }
+            if order.as_deref() == Ok("orders") {
+                link.read()?;
+            }
+            let response = link.response()?;
+            let config = response.config.unwrap_or_default();
+            let guest_runs = hypervisor.running(APP).is_some();
+            let state = settled(&services, &config, link.report().as_ref(), guest_runs);
+            match state {
+                Ok(()) if told != response.config_hash => {
+                    tell(&format!("settled {}", response.config_hash))?;
+                    told = response.config_hash;
+                }
+                Err(what) if order.as_deref() == Ok("why") => tell(&format!("missing {what}"))?,
+                _ => {}
+            }
+        }
+    })
+}
+
+fn services(persist: &Path) -> anyhow::Result<Services> {
+    let layout = PersistLayout::new(persist);
+    layout.prepare(&RealDisk)?;
+    // Held until the process is gone.
+    std::mem::forget(layout.lock(&RealDisk)?);
+    let outside = Outside {
+        disk: Arc::new(RealDisk),
+        layout,
+        clock: Arc::new(SystemClock::new()),
+        entropy: Arc::new(SystemEntropy),
+        executor: BlockingPool::new(),
+        limits: JobLimits::default(),
+        reserve_size_bytes: RESERVE_BYTES,
+        read_only: None,
+    };
+    Services::open(outside).context("no room for the reserve")
+}
+
+/// Lines of the standard input; the end of it closes the channel.
+fn listen() -> Receiver<String> {
+    let (sender, receiver) = channel();
+    std::thread::spawn(move || {
+        for line in std::io::stdin().lock().lines().map_while(Result::ok) {
+            if sender.send(line).is_err() {
+                return;
+            }
+        }
+    });
+    receiver
+}
+
+/// One line to the supervisor.
+pub(super) fn tell(line: &str) -> std::io::Result<()> {
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{line}")?;
+    out.flush()
+}
+
+/// A controller whose configuration lies in a file, in the wire's bytes.
+#[derive(Debug)]
+struct FileLink {
+    path: PathBuf,
+    body: Mutex<Vec<u8>>,
+    report: Mutex<Option<ZInfoApp>>,
+}
+
+impl FileLink {
+    fn open(path: &Path) -> anyhow::Result<FileLink> {
+        let link = FileLink { path: path.to_path_buf(), body: Mutex::default(), report: Mutex::default() };
+        link.read()?;
+        Ok(link)
+    }
+
+    fn read(&self) -> anyhow::Result<()> {
+        let body = std::fs::read(&self.path).with_context(|| self.path.display().to_string())?;
+        *held(&self.body) = body;
+        Ok(())
+    }
+
+    fn response(&self) -> anyhow::Result<ConfigResponse> {
+        Ok(ConfigResponse::decode(held(&self.body).as_slice())?)
+    }
+
+    fn report(&self) -> Option<ZInfoApp> {
+        held(&self.report).clone()
+    }
+}
+
+impl ControllerLink for FileLink {
+    fn fetch_config(&self, request: &ConfigRequest) -> Result<Fetched, LinkError> {
+        let body = held(&self.body).clone();
+        Ok(read_config(request, body))
+    }
+
+    fn post_info(&self, message: &ZInfoMsg) -> Result<(), LinkError> {
+        if let Some(InfoContent::Ainfo(app)) = &message.info_content {
+            *held(&self.report) = Some(app.clone());
+        }
+        Ok(())
+    }
+}
+
+fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
