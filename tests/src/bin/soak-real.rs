@@ -38,13 +38,18 @@ struct Arguments {
 enum Role {
     /// The node that is killed
     #[command(hide = true)]
-    Worker { persist: PathBuf, orders: PathBuf },
+    Worker {
+        persist: PathBuf,
+        orders: PathBuf,
+        /// Given, the controller is away at first, and these orders are the ones from before
+        before: Option<PathBuf>,
+    },
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let done = match &arguments.role {
-        Some(Role::Worker { persist, orders }) => work(persist, orders),
+        Some(Role::Worker { persist, orders, before }) => work(persist, orders, before.as_deref()),
         None => soak(&arguments),
     };
     done.unwrap_or_else(|error| {
@@ -53,10 +58,10 @@ fn main() -> ExitCode {
     })
 }
 
-fn work(persist: &Path, orders: &Path) -> anyhow::Result<ExitCode> {
+fn work(persist: &Path, orders: &Path, before: Option<&Path>) -> anyhow::Result<ExitCode> {
     let lines = tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(false);
     let _ = lines.with_max_level(tracing::Level::INFO).try_init();
-    worker::run(persist, orders).map(|()| ExitCode::SUCCESS)
+    worker::run(persist, orders, before).map(|()| ExitCode::SUCCESS)
 }
 
 fn soak(arguments: &Arguments) -> anyhow::Result<ExitCode> {

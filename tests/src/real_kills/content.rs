@@ -3,6 +3,7 @@
 //! A disk is blocks of 4 KiB, each filled with one byte. The digest covers every chunk of 64 KiB that is not all zero,
 //! with its place, so that neither holes nor the disk's size cost anything.
 
+use std::cell::OnceCell;
 use std::collections::BTreeMap;
 
 use sha2::{Digest, Sha256};
@@ -20,17 +21,24 @@ pub struct Write {
 }
 
 /// The blocks that were written to.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default)]
 pub struct Content {
     blocks: BTreeMap<u64, u8>,
+    /// Asked for after every kill, and changed only by a write.
+    digest: OnceCell<String>,
 }
 
 impl Content {
     pub fn write(&mut self, write: Write) {
+        self.digest.take();
         self.blocks.extend((write.first..write.first + write.blocks).map(|block| (block, write.fill)));
     }
 
-    pub fn digest(&self) -> String {
+    pub fn digest(&self) -> &str {
+        self.digest.get_or_init(|| self.hash())
+    }
+
+    fn hash(&self) -> String {
         let mut chunks: BTreeMap<u64, Vec<u8>> = BTreeMap::new();
         for (block, fill) in &self.blocks {
             let chunk =

@@ -54,8 +54,12 @@ impl Persist {
         self.layout.volume_file(true, &volume(at + 1), &1, &"qcow2")
     }
 
+    fn row_file(&self) -> PathBuf {
+        self.layout.row_file("zedmanager", AppInstanceState::NAME, &APP)
+    }
+
     fn row(&self) -> Result<AppInstanceState, String> {
-        json(&self.layout.row_file("zedmanager", AppInstanceState::NAME, &APP))
+        json(&self.row_file())
     }
 
     fn intents(&self) -> Result<Vec<SnapshotIntent>, String> {
@@ -71,8 +75,14 @@ impl Persist {
 
 /// What the node was at, and how far.
 pub fn under_way(persist: &Persist) -> Result<(Hit, String), String> {
-    let row = persist.row()?;
     let intents = persist.intents()?;
+    // Only the deletion of the application takes its row away; volumes may go after it.
+    if !persist.row_file().exists() {
+        let volumes = names_in(&persist.layout.topic_dir("volumemgr", VolumeRecord::NAME))?;
+        let hit = if volumes.is_empty() { Hit::Idle } else { Hit::DeleteApp };
+        return Ok((hit, "no row".to_owned()));
+    }
+    let row = persist.row()?;
     if let Some(intent) = intents.first() {
         let hit = match intent.action {
             SnapshotAction::Create => Hit::Create,
@@ -83,6 +93,7 @@ pub fn under_way(persist: &Persist) -> Result<(Hit, String), String> {
     }
     if let Some(operation) = &row.operation {
         let hit = match operation.kind {
+            OperationKind::DeleteApp => Hit::DeleteApp,
             OperationKind::Rollback => Hit::Rollback,
             OperationKind::DeleteSnapshots => Hit::Delete,
             _ if operation.phase == Phase::DeletingSnapshots => Hit::Delete,
@@ -126,6 +137,9 @@ pub fn expect_promises(persist: &Persist, model: &Model) -> Wrong {
 /// I1, I2, I4, J4: what is in force, what every volume and every listed snapshot holds, and the health of the images.
 /// With `ask_qemu`, `qemu-img convert` must find the same contents.
 pub fn expect_contents(persist: &Persist, model: &Model, rollback_counter: u32, ask_qemu: bool) -> Wrong {
+    if model.is_deleted {
+        return Ok(());
+    }
     let row = persist.row()?;
     let version = row.applied.as_ref().map_or("", AppInstanceConfig::version);
     ensure!(
@@ -250,32 +264,16 @@ fn expect_same_by_qemu(persist: &Persist, images: &[Image]) -> Wrong {
 /// I5: under the persist directory is what rows and records name, and nothing else; within the images as well.
 pub fn expect_no_orphans(persist: &Persist, model: &Model) -> Wrong {
     let layout = &persist.layout;
-    let row = persist.row()?;
-    let mut known: BTreeSet<PathBuf> = BTreeSet::from([
-        layout.lock_file(),
-        layout.reserve_file(),
-        layout.last_config_file(),
-        layout.row_file("zedmanager", AppInstanceState::NAME, &APP),
-    ]);
+    let mut known = BTreeSet::from([layout.lock_file(), layout.reserve_file(), layout.last_config_file()]);
+    let mut inner: BTreeMap<VolumeId, BTreeSet<String>> = BTreeMap::new();
+    if !model.is_deleted {
+        known.extend([persist.row_file(), layout.domain_dir(&APP)]);
+        named_by_row(persist, &mut known, &mut inner)?;
+    }
     for at in 0..model.live.len() {
         let key = VolumeKey::new(VolumeId(volume(at + 1)), 1);
         known.insert(layout.row_file("volumemgr", VolumeRecord::NAME, &key));
         known.insert(persist.image(at));
-    }
-    let mut inner: BTreeMap<VolumeId, BTreeSet<String>> = BTreeMap::new();
-    for (id, entry) in &row.snapshots {
-        // Settled, so it is whole, or waits whole for the guest to go down ([003] D1).
-        ensure!(
-            matches!(entry.state, SnapshotState::Available(_) | SnapshotState::Deleting { asked: false, .. }),
-            "I17: snapshot {id} is {:?}",
-            entry.state
-        );
-        let status = layout.volumes_snapshot_status_file(id);
-        for (volume, name) in storage_names(&json(&status)?) {
-            inner.entry(volume).or_default().insert(name);
-        }
-        known.extend([status, layout.app_config_file(id), layout.snapshot_instance_status_file(id)]);
-        known.insert(layout.snapshot_dir(id));
     }
     for path in everything_under(layout.root())? {
         let is_place = path.is_dir() && is_fixed_place(layout, &path);
@@ -298,6 +296,30 @@ pub fn expect_no_orphans(persist: &Persist, model: &Model) -> Wrong {
     Ok(())
 }
 
+/// What the application's row and its snapshots' records name: files, and snapshots within images.
+fn named_by_row(
+    persist: &Persist,
+    known: &mut BTreeSet<PathBuf>,
+    inner: &mut BTreeMap<VolumeId, BTreeSet<String>>,
+) -> Wrong {
+    let (layout, row) = (&persist.layout, persist.row()?);
+    for (id, entry) in &row.snapshots {
+        // Settled, so it is whole, or waits whole for the guest to go down ([003] D1).
+        ensure!(
+            matches!(entry.state, SnapshotState::Available(_) | SnapshotState::Deleting { asked: false, .. }),
+            "I17: snapshot {id} is {:?}",
+            entry.state
+        );
+        let status = layout.volumes_snapshot_status_file(id);
+        for (volume, name) in storage_names(&json(&status)?) {
+            inner.entry(volume).or_default().insert(name);
+        }
+        known.extend([status, layout.app_config_file(id), layout.snapshot_instance_status_file(id)]);
+        known.insert(layout.snapshot_dir(id));
+    }
+    Ok(())
+}
+
 /// Directories that are there whether or not something is in them.
 fn is_fixed_place(layout: &PersistLayout, path: &Path) -> bool {
     let fixed = [
@@ -306,7 +328,6 @@ fn is_fixed_place(layout: &PersistLayout, path: &Path) -> bool {
         layout.quarantine_dir(),
         layout.downloads_dir(),
         layout.domains_dir(),
-        layout.domain_dir(&APP),
         layout.run_dir(),
         layout.root().join("vault"),
         layout.volumes_dir(true),

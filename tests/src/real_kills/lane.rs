@@ -22,7 +22,7 @@ pub fn run(program: &Path, base: &Path, seed: u64, lane: u64, tally: &Tally) -> 
         std::fs::create_dir_all(&directory).with_context(|| directory.display().to_string())?;
         let rig_seed = seed.wrapping_mul(1_000_003).wrapping_add(lane * 10_007 + number);
         let mut rig = Rig::new(program, directory.clone(), rig_seed, tally);
-        match rig.live(ORDERS_PER_RIG) {
+        match rig.live(ORDERS_PER_RIG).and_then(|()| rig.end()) {
             Ok(()) => std::fs::remove_dir_all(&directory).with_context(|| directory.display().to_string())?,
             Err(Trouble::Violation(what)) => {
                 tally.violated(format!(

@@ -16,7 +16,7 @@
 //!   settled ──order──▶ carrying out ──done──▶ settled        after a kill: every promised snapshot is still whole (I3)
 //!                          │ SIGKILL                         settled: contents by hash (I1, I2, I4), `qemu-img check`
 //!                          ▼                                          (J4), one file and one snapshot per record (I5)
-//!                      recovering ──done──▶ settled
+//!                      recovering ──done──▶ settled      (one in five: first by itself, the controller being away)
 //!                          └─ SIGKILL ─▶ recovering
 //! ```
 //!
@@ -32,6 +32,7 @@ pub mod image;
 pub mod inspect;
 pub mod lane;
 pub mod model;
+pub mod moment;
 pub mod orders;
 pub mod place;
 pub mod rig;

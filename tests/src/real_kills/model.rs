@@ -13,6 +13,8 @@ const MIB: u64 = 1 << 20;
 const SIZES_BYTES: [u64; 6] = [MIB, 3 * MIB, 8 * MIB + 512 * 1024, 16 * MIB, 32 * MIB, 64 * MIB];
 const MOST_BLOCKS_PER_WRITE: u64 = 24;
 const MOST_WRITES: u64 = 4;
+/// Writes begin in one of so many places, far apart: an image stays small enough to be hashed after every kill.
+const PLACES: u64 = 16;
 
 /// A snapshot: the contents of all volumes at one moment, and the version in force then.
 #[derive(Debug, Clone)]
@@ -21,7 +23,7 @@ pub struct Cut {
     pub contents: Vec<Content>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Model {
     pub volume_bytes: Vec<u64>,
     pub live: Vec<Content>,
@@ -34,6 +36,8 @@ pub struct Model {
     /// The controller's newest version, and the one in force.
     pub version: u32,
     pub in_force: u32,
+    /// The application is gone, with all it had.
+    pub is_deleted: bool,
 }
 
 impl Model {
@@ -51,6 +55,7 @@ impl Model {
             last_snapshot: 0,
             version: 1,
             in_force: 1,
+            is_deleted: false,
         }
     }
 
@@ -76,6 +81,13 @@ impl Model {
                 self.listed.remove(&n);
                 self.promised.remove(&n);
             }
+            // Whatever is still there of it is promised to nobody.
+            Order::DeleteApp => {
+                self.listed.clear();
+                self.promised.clear();
+                self.live.clear();
+                self.is_deleted = true;
+            }
         }
     }
 
@@ -87,10 +99,13 @@ impl Model {
             let mut writes = vec![Write { first: 0, blocks: 1, fill: chance.next_u64() as u8 }];
             for _ in 0..=chance.next_u64() % MOST_WRITES {
                 let blocks = 1 + chance.next_u64() % MOST_BLOCKS_PER_WRITE;
-                let first = chance.next_u64() % (total - blocks);
+                let place = chance.next_u64() % PLACES * (total / PLACES);
+                let first = (place + chance.next_u64() % 4).min(total - blocks);
                 writes.push(Write { first, blocks, fill: chance.next_u64() as u8 });
             }
             writes.iter().for_each(|write| live.write(*write));
+            // Now, so that snapshots of it know it as well.
+            live.digest();
             all.push(writes);
         }
         all

@@ -24,6 +24,8 @@ pub enum Order {
     Delete(u32),
     /// Off the list only: the data go when the guest is down next, which after a kill is at once ([003] G7).
     DeleteLater(u32),
+    /// The application goes with all it had ([003] D4). The last order of a rig.
+    DeleteApp,
 }
 
 impl Order {
@@ -43,6 +45,16 @@ impl Order {
         }
     }
 
+    /// How many times it changes each image: a rollback cuts a safety snapshot, applies, and drops it. With the
+    /// application the whole files go.
+    pub fn steps(self) -> u64 {
+        match self {
+            Order::RollBack(_) => 3,
+            Order::DeleteApp => 0,
+            _ => 1,
+        }
+    }
+
     pub fn name(self) -> &'static str {
         match self {
             Order::SnapshotNow(_) => "create",
@@ -50,14 +62,16 @@ impl Order {
             Order::RollBack(_) => "rollback",
             Order::Delete(_) => "delete",
             Order::DeleteLater(_) => "delete later",
+            Order::DeleteApp => "delete app",
         }
     }
 }
 
 /// The controller's side of a rig.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Controller {
     config: DeviceConfig,
+    volumes: usize,
     /// The rollback counter ordered last.
     pub rollback_counter: u32,
 }
@@ -74,11 +88,16 @@ impl Controller {
             app = app.volume(volume(at + 1), 1);
         }
         app.max_snapshots(MAX_SNAPSHOTS);
-        Controller { config, rollback_counter: 0 }
+        Controller { config, volumes: volume_bytes.len(), rollback_counter: 0 }
     }
 
     /// `version` is the controller's newest after the order.
     pub fn give(&mut self, order: Order, version: u32) {
+        if order == Order::DeleteApp {
+            self.config.remove_app(APP);
+            (1..=self.volumes).for_each(|n| self.config.remove_volume(volume(n)));
+            return;
+        }
         let app = self.config.app(APP);
         match order {
             Order::SnapshotNow(n) => drop(app.request_snapshot(snapshot(n), SnapshotType::Immediate)),
@@ -92,6 +111,7 @@ impl Controller {
             }
             Order::Delete(n) => drop(app.drop_snapshot(snapshot(n)).restart()),
             Order::DeleteLater(n) => drop(app.drop_snapshot(snapshot(n))),
+            Order::DeleteApp => {}
         }
     }
 

@@ -22,6 +22,7 @@ use super::content::{BLOCK_BYTES, Write};
 use super::group::{Group, Heard};
 use super::inspect::{self, Persist};
 use super::model::Model;
+use super::moment::{GUESSED_STEP, Moment, STEP, Waited, tool_name};
 use super::orders::{Controller, Order};
 use super::tally::{Hit, Tally};
 use super::telling_tool::{BEGINS, ENDED};
@@ -34,15 +35,13 @@ const TIDIED_WITHIN: Duration = Duration::from_secs(5);
 const UNDISTURBED_EVERY: u64 = 16;
 /// Out of a hundred recoveries so many are killed as well.
 const KILLED_AGAIN_PERCENT: u64 = 35;
+/// Out of a hundred recoveries so many find the controller away at first.
+const ALONE_PERCENT: u64 = 20;
 /// One of so many looks asks `qemu-img convert` too.
 const ASK_QEMU_EVERY: u64 = 16;
 /// What has not stopped by then goes on until it is killed.
 const LOOK_WITHIN: Duration = Duration::from_millis(20);
-/// How long things take, before any of them was measured.
-const GUESSED_ORDER: Duration = Duration::from_millis(300);
-const GUESSED_STEP: Duration = Duration::from_millis(20);
 const RECOVERY: &str = "recovery";
-const STEP: &str = "qemu-img step";
 
 /// What ended a rig.
 #[derive(Debug)]
@@ -71,6 +70,10 @@ pub struct Rig<'a> {
     persist: Persist,
     model: Model,
     controller: Controller,
+    /// The same before the order that is being carried out.
+    before: (Model, Controller),
+    /// Where the node came to rest, its controller being away.
+    rested_before: bool,
     /// What is going on, for the report of a violation.
     pub story: String,
     kills: u64,
@@ -90,7 +93,20 @@ impl<'a> Rig<'a> {
         let controller = Controller::deploying(&model.volume_bytes);
         let layout = PersistLayout::new(directory.join("persist"));
         let persist = Persist { layout, scratch: directory.join("scratch.raw") };
-        Rig { program, tally, directory, chance, persist, model, controller, story: String::new(), kills: 0 }
+        let before = (model.clone(), controller.clone());
+        Rig {
+            program,
+            tally,
+            directory,
+            chance,
+            persist,
+            model,
+            controller,
+            before,
+            rested_before: false,
+            story: String::new(),
+            kills: 0,
+        }
     }
 
     /// What is left, for whoever wants to look closer: the directory, what must be in it, the rollback ordered last.
@@ -102,33 +118,42 @@ impl<'a> Rig<'a> {
     pub fn live(&mut self, orders: usize) -> Result<(), Trouble> {
         self.story = format!("deployment on volumes of {:?} bytes", self.model.volume_bytes);
         self.publish()?;
-        let mut worker = self.start()?;
+        let mut worker = self.start(None)?;
         self.expect_settled(&mut worker)?;
         worker = self.look_and_write(worker)?;
         for number in 1..=orders {
             if self.tally.is_over() {
                 break;
             }
-            worker = self.carry_out(number, worker)?;
+            let order = Order::draw(&self.model, &self.chance);
+            worker = self.carry_out(number, order, worker)?;
         }
         worker.kill().map_err(Trouble::from)
     }
 
+    /// The application is deleted, and nothing of it is left. Only after [`Rig::live`].
+    pub fn end(&mut self) -> Result<(), Trouble> {
+        let mut worker = self.start(None)?;
+        self.expect_settled(&mut worker)?;
+        worker = self.carry_out(0, Order::DeleteApp, worker)?;
+        worker.kill().map_err(Trouble::from)
+    }
+
     /// One order, with the kills that belong to it.
-    fn carry_out(&mut self, number: usize, mut worker: Group) -> Result<Group, Trouble> {
-        let order = Order::draw(&self.model, &self.chance);
+    fn carry_out(&mut self, number: usize, order: Order, mut worker: Group) -> Result<Group, Trouble> {
         self.story = format!("order {number}: {order:?}");
+        self.before = (self.model.clone(), self.controller.clone());
         self.model.give(order);
         self.controller.give(order, self.model.version);
         self.publish()?;
-        let what = format!("{} of {}", order.name(), self.model.live.len());
+        let what = format!("{} of {}", order.name(), self.model.volume_bytes.len());
         let began = Instant::now();
         worker.say("orders");
         let moment = match order {
             // Nothing is done before the guest is down, so it is brought down.
             Order::DeleteLater(_) => Moment::Settled,
             _ if self.chance.next_u64().is_multiple_of(UNDISTURBED_EVERY) => Moment::Never,
-            _ => self.draw_moment(&what, steps_of(order) * self.model.live.len() as u64),
+            _ => Moment::draw(&self.chance, self.tally, &what, self.steps_of(order)),
         };
         let was_disturbed = match self.wait(&mut worker, moment)? {
             Waited::Settled => {
@@ -139,7 +164,7 @@ impl<'a> Rig<'a> {
             }
             Waited::Moment => {
                 self.kill(worker, false)?;
-                worker = self.recover(moment == Moment::Settled)?;
+                worker = self.recover(order, moment == Moment::Settled)?;
                 true
             }
         };
@@ -148,16 +173,22 @@ impl<'a> Rig<'a> {
     }
 
     /// Starts workers until one settles. The first is killed as well, if that is asked for.
-    fn recover(&mut self, mut again: bool) -> Result<Group, Trouble> {
+    fn recover(&mut self, order: Order, mut again: bool) -> Result<Group, Trouble> {
         loop {
             let began = Instant::now();
-            let mut worker = self.start()?;
+            let is_alone = self.chance.next_u64() % 100 < ALONE_PERCENT;
+            let mut worker = self.start(is_alone.then_some(self.before_file()))?;
             again |= self.chance.next_u64() % 100 < KILLED_AGAIN_PERCENT;
-            let steps = self.model.live.len() as u64;
-            let moment = if again { self.draw_moment(RECOVERY, steps) } else { Moment::Never };
+            let moment = match again {
+                true => Moment::draw(&self.chance, self.tally, RECOVERY, self.steps_of(order)),
+                false => Moment::Never,
+            };
             match self.wait(&mut worker, moment)? {
                 Waited::Settled => {
-                    if !again {
+                    if is_alone {
+                        worker = self.look_alone(worker)?;
+                    }
+                    if !again && !is_alone {
                         self.tally.took(RECOVERY, began.elapsed());
                     }
                     return Ok(worker);
@@ -168,13 +199,24 @@ impl<'a> Rig<'a> {
         }
     }
 
-    /// Evenly over the time it usually takes; or evenly over one of the steps that change an image.
-    fn draw_moment(&self, what: &str, steps: u64) -> Moment {
-        let share = (self.chance.next_u64() % 1_000_000) as f64 / 1_000_000.0;
-        match self.chance.next_u64().is_multiple_of(2) {
-            true => Moment::After(self.tally.typical(what, GUESSED_ORDER).mul_f64(share)),
-            false => Moment::InStep { number: 1 + self.chance.next_u64() % steps, share },
-        }
+    /// On all volumes together.
+    fn steps_of(&self, order: Order) -> u64 {
+        order.steps() * self.model.volume_bytes.len() as u64
+    }
+
+    /// The node has come to rest by itself: what is in force is carried out, be it from before the order or after.
+    /// Then the controller is back.
+    fn look_alone(&mut self, mut worker: Group) -> Result<Group, Trouble> {
+        let (model, controller) = match self.rested_before {
+            true => (&self.before.0, &self.before.1),
+            false => (&self.model, &self.controller),
+        };
+        self.tally.rested_alone(self.rested_before);
+        self.story += &format!("; rests alone, before the order: {}", self.rested_before);
+        self.look(&worker, model, controller.rollback_counter)?;
+        worker.say("back");
+        self.expect_settled(&mut worker)?;
+        Ok(worker)
     }
 
     fn kill(&mut self, worker: Group, recovering: bool) -> Result<(), Trouble> {
@@ -183,7 +225,7 @@ impl<'a> Rig<'a> {
         let mut tools = None;
         if look {
             worker.try_freeze(LOOK_WITHIN).map_err(|error| violation(format!("I17: {error}")))?;
-            tools = Some(worker.tools().iter().map(|arguments| name_of(arguments)).collect::<Vec<_>>());
+            tools = Some(worker.tools().iter().map(|arguments| tool_name(arguments)).collect::<Vec<_>>());
         }
         worker.kill()?;
         let (hit, phase) = inspect::under_way(&self.persist).map_err(Trouble::Violation)?;
@@ -200,12 +242,22 @@ impl<'a> Rig<'a> {
 
     /// Everything is looked at while the worker is frozen, and the guest writes.
     fn look_and_write(&mut self, worker: Group) -> Result<Group, Trouble> {
+        self.look(&worker, &self.model, self.controller.rollback_counter)?;
+        if !self.model.is_deleted {
+            worker.freeze().map_err(|error| violation(format!("I17: {error}")))?;
+            self.write()?;
+            worker.thaw()?;
+        }
+        Ok(worker)
+    }
+
+    fn look(&self, worker: &Group, model: &Model, rollback_counter: u32) -> Result<(), Trouble> {
         let deadline = Instant::now() + TIDIED_WITHIN;
         worker.freeze().map_err(|error| violation(format!("I17: {error}")))?;
         let ask_qemu = self.chance.next_u64().is_multiple_of(ASK_QEMU_EVERY);
-        inspect::expect_contents(&self.persist, &self.model, self.controller.rollback_counter, ask_qemu)
+        inspect::expect_contents(&self.persist, model, rollback_counter, ask_qemu)
             .map_err(Trouble::Violation)?;
-        while let Err(what) = inspect::expect_no_orphans(&self.persist, &self.model) {
+        while let Err(what) = inspect::expect_no_orphans(&self.persist, model) {
             if Instant::now() > deadline {
                 return Err(violation(what));
             }
@@ -213,9 +265,7 @@ impl<'a> Rig<'a> {
             std::thread::sleep(Duration::from_millis(20));
             worker.freeze().map_err(|error| violation(format!("I17: {error}")))?;
         }
-        self.write()?;
-        worker.thaw()?;
-        Ok(worker)
+        worker.thaw().map_err(Trouble::from)
     }
 
     /// What the guest writes, by one `qemu-io` for all volumes.
@@ -242,32 +292,42 @@ impl<'a> Rig<'a> {
         Ok(())
     }
 
-    fn start(&mut self) -> anyhow::Result<Group> {
+    /// With the orders from before, the controller is away at first.
+    fn start(&self, before: Option<PathBuf>) -> anyhow::Result<Group> {
         let log: File =
             OpenOptions::new().create(true).append(true).open(self.directory.join("worker.log"))?;
         let (persist, orders) = (self.persist.layout.root(), self.orders_file());
-        Ok(Group::spawn(self.program, &[Path::new("worker"), persist, &orders], log)?)
+        let mut arguments = vec![Path::new("worker"), persist, &orders];
+        arguments.extend(before.as_deref());
+        Ok(Group::spawn(self.program, &arguments, log)?)
     }
 
     fn publish(&self) -> anyhow::Result<()> {
         let path = self.orders_file();
         let next = path.with_extension("next");
+        std::fs::write(self.before_file(), self.before.1.body())?;
         std::fs::write(&next, self.controller.body())?;
         Ok(std::fs::rename(next, path)?)
+    }
+
+    fn before_file(&self) -> PathBuf {
+        self.directory.join("orders-before")
     }
 
     fn orders_file(&self) -> PathBuf {
         self.directory.join("orders")
     }
 
-    fn expect_settled(&self, worker: &mut Group) -> Result<(), Trouble> {
+    fn expect_settled(&mut self, worker: &mut Group) -> Result<(), Trouble> {
         self.wait(worker, Moment::Never).map(drop)
     }
 
     /// Until the worker has settled on the newest orders, or the moment has come and a kill is to be had.
-    fn wait(&self, worker: &mut Group, moment: Moment) -> Result<Waited, Trouble> {
+    fn wait(&mut self, worker: &mut Group, moment: Moment) -> Result<Waited, Trouble> {
         let began = Instant::now();
         let settled = format!("settled {}", self.controller.hash());
+        let rests_before = format!("rests {}", self.before.1.hash());
+        let rests_after = format!("rests {}", self.controller.hash());
         let mut due = if let Moment::After(after) = moment { Some(began + after) } else { None };
         let (mut steps, mut step_began) = (0, began);
         loop {
@@ -275,6 +335,10 @@ impl<'a> Rig<'a> {
                 Heard::Line(line) if line == settled => {
                     let is_due = moment == Moment::Settled && self.tally.take_kill();
                     return Ok(if is_due { Waited::Moment } else { Waited::Settled });
+                }
+                Heard::Line(line) if line == rests_before || line == rests_after => {
+                    self.rested_before = line == rests_before;
+                    return Ok(Waited::Settled);
                 }
                 Heard::Line(line) if line.starts_with(BEGINS) => {
                     steps += 1;
@@ -302,40 +366,5 @@ impl<'a> Rig<'a> {
         worker.say("why");
         let heard = worker.hear(Instant::now() + Duration::from_secs(2))?;
         Ok(format!("I17: not settled after {SETTLED_WITHIN:?}: {heard:?}"))
-    }
-}
-
-/// When to kill.
-#[derive(Debug, Clone, Copy, PartialEq)]
-enum Moment {
-    Never,
-    After(Duration),
-    /// After this share of the time that a step usually takes, from its beginning on.
-    InStep {
-        number: u64,
-        share: f64,
-    },
-    /// Once there is nothing to do any more.
-    Settled,
-}
-
-/// How many times an order changes each image: a rollback cuts a safety snapshot, applies, and drops it.
-fn steps_of(order: Order) -> u64 {
-    if matches!(order, Order::RollBack(_)) { 3 } else { 1 }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Waited {
-    Settled,
-    Moment,
-}
-
-/// `snapshot -c`, `check -r leaks`, …: what is told of a tool.
-fn name_of(arguments: &[String]) -> String {
-    let verb = arguments.get(1).map_or("", String::as_str);
-    match (verb, arguments.get(2)) {
-        ("snapshot", Some(flag)) => format!("{verb} {flag}"),
-        ("check", _) if arguments.iter().any(|argument| argument == "leaks") => "check -r leaks".to_owned(),
-        _ => verb.to_owned(),
     }
 }

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use holdfast_agents::runtime::Services;
 use holdfast_agents::wire::config::{AppInstanceConfig, EdgeDevConfig, InstanceOpsCmd};
 use holdfast_agents::wire::info::ZInfoApp;
-use holdfast_types::{AppInstanceState, SnapshotIntent, SnapshotState};
+use holdfast_types::{AppInstanceState, SnapshotIntent, SnapshotState, VolumeRecord};
 
 const RUNNING: i32 = 7;
 
@@ -20,22 +20,38 @@ macro_rules! ensure {
     };
 }
 
+/// What the controller heard.
+#[derive(Debug, Clone, Copy)]
+pub enum Report<'a> {
+    Newest(Option<&'a ZInfoApp>),
+    /// It is away and hears nothing.
+    Away,
+}
+
 /// `Err` says what is still to come.
 pub fn settled(
     services: &Services,
     config: &EdgeDevConfig,
-    report: Option<&ZInfoApp>,
+    report: Report<'_>,
     guest_runs: bool,
 ) -> Result<(), String> {
-    let wanted = config.apps.first().ok_or("no application is ordered")?;
     let rows = services.bus.rows::<AppInstanceState>();
+    let intents = services.bus.rows::<SnapshotIntent>();
+    ensure!(intents.is_empty(), "an intent is open: {:?}", intents.first());
+    let Some(wanted) = config.apps.first() else {
+        ensure!(rows.is_empty(), "the deleted application has a row");
+        ensure!(services.bus.rows::<VolumeRecord>().is_empty(), "the deleted application has volumes");
+        ensure!(!guest_runs, "the guest of the deleted application runs");
+        return Ok(());
+    };
     let row = rows.first().ok_or("the application has no row")?;
     carried_out(row, wanted)?;
     snapshots(row, wanted, guest_runs)?;
-    let intents = services.bus.rows::<SnapshotIntent>();
-    ensure!(intents.is_empty(), "an intent is open: {:?}", intents.first());
     ensure!(guest_runs, "the guest is down");
-    reported(row, wanted, report.ok_or("nothing was reported")?)
+    match report {
+        Report::Newest(report) => reported(row, wanted, report.ok_or("nothing was reported")?),
+        Report::Away => Ok(()),
+    }
 }
 
 fn counter(command: Option<&InstanceOpsCmd>) -> u32 {

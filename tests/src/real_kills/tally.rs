@@ -11,7 +11,9 @@ pub enum Hit {
     Create,
     Rollback,
     Delete,
-    /// An update without a snapshot or another operation of the application.
+    /// The whole application, with its volumes and snapshots.
+    DeleteApp,
+    /// Another operation of the application.
     Other,
     /// Nothing had begun yet, or everything was done. Not counted.
     Idle,
@@ -23,6 +25,7 @@ impl Hit {
             Hit::Create => "create",
             Hit::Rollback => "rollback",
             Hit::Delete => "delete",
+            Hit::DeleteApp => "delete app",
             Hit::Other => "other",
             Hit::Idle => "idle",
         }
@@ -42,6 +45,9 @@ struct Counts {
     tools: BTreeMap<String, u64>,
     orders: u64,
     undisturbed: u64,
+    /// Recoveries with the controller away, and how many of them ended before the order.
+    alone: u64,
+    alone_before: u64,
     durations: BTreeMap<String, Duration>,
 }
 
@@ -97,6 +103,12 @@ impl Tally {
         counts.undisturbed += u64::from(!was_disturbed);
     }
 
+    pub fn rested_alone(&self, is_before: bool) {
+        let mut counts = held(&self.counts);
+        counts.alone += 1;
+        counts.alone_before += u64::from(is_before);
+    }
+
     /// How long something took with nothing in its way.
     pub fn took(&self, what: &str, duration: Duration) {
         let mut counts = held(&self.counts);
@@ -146,19 +158,23 @@ impl Tally {
             })
             .collect();
         format!(
-            "hit: create={} rollback={} delete={} other={} recovery={recovery} (not counted: idle={idle})\n\
+            "hit: create={} rollback={} delete={} delete-app={} other={} recovery={recovery} (not counted: idle={idle})\n\
              hit in recovery: {}\n\
              hit at: {}\n\
              seen running, {} looks: {}\n\
+             recovered with the controller away: {}, of them {} to before the order\n\
              orders: {}, of them {} not disturbed; undisturbed they take: {}",
             first(Hit::Create),
             first(Hit::Rollback),
             first(Hit::Delete),
+            first(Hit::DeleteApp),
             first(Hit::Other),
             open.join(", "),
             listed(&counts.phases),
             counts.looks,
             listed(&counts.tools),
+            counts.alone,
+            counts.alone_before,
             counts.orders,
             counts.undisturbed,
             counts

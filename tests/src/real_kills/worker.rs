@@ -2,9 +2,14 @@
 //!
 //! ```text
 //!   in:  "orders"  the orders file has changed        out: "settled <hash>"  those orders are carried out and reported
-//!        "why"     what is missing?                        "missing <what>"
-//!        the end   end                                     "begins <step>", "ended <step>"  of qemu-img
+//!        "back"    the controller is there again           "rests <hash>"    the same of what is in force, the
+//!        "why"     what is missing?                                          controller being away
+//!        the end   end                                     "missing <what>"
+//!                                                          "begins <step>", "ended <step>"  of qemu-img
 //! ```
+//!
+//! A worker that is given the orders from before as well starts with its controller away: whether the newest orders
+//! are in force then is a matter of what the killed one had saved. Either way it must come to rest.
 //!
 //! Controller and guests are simulated in this process and die with it, like everything in a box whose plug is pulled.
 //! A guest writes nothing by itself: the rig writes for it, while the node rests.
@@ -13,6 +18,7 @@
 
 use std::io::{BufRead, Write};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, TryRecvError, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -28,10 +34,10 @@ use holdfast_agents::wire::info::z_info_msg::InfoContent;
 use holdfast_agents::wire::info::{ZInfoApp, ZInfoMsg};
 use holdfast_agents::wire::link::{ControllerLink, Fetched, LinkError, read_config};
 use holdfast_persist::{PersistLayout, RealDisk};
-use holdfast_types::DeviceId;
+use holdfast_types::{DeviceId, DeviceStatus};
 use prost::Message;
 
-use super::settled::settled;
+use super::settled::{Report, settled};
 use super::telling_tool::TellingTool;
 use super::{APP, DEVICE};
 
@@ -40,8 +46,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(3);
 const RESERVE_BYTES: u64 = 64 * 1024;
 
 /// Runs until the standard input ends, or the node fails.
-pub fn run(persist: &Path, orders: &Path) -> anyhow::Result<()> {
-    let link = Arc::new(FileLink::open(orders)?);
+pub fn run(persist: &Path, orders: &Path, before: Option<&Path>) -> anyhow::Result<()> {
+    let link = Arc::new(FileLink::open(orders, before.is_some())?);
+    let before = before.map(read_orders).transpose()?;
     let hypervisor = SimulatedVmm::new();
     let said = listen();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
@@ -67,23 +74,44 @@ pub fn run(persist: &Path, orders: &Path) -> anyhow::Result<()> {
             if order == Err(TryRecvError::Disconnected) {
                 std::process::exit(0);
             }
-            if order.as_deref() == Ok("orders") {
-                link.read()?;
-            }
-            let response = link.response()?;
-            let config = response.config.unwrap_or_default();
-            let guest_runs = hypervisor.running(APP).is_some();
-            let state = settled(&services, &config, link.report().as_ref(), guest_runs);
-            match state {
-                Ok(()) if told != response.config_hash => {
-                    tell(&format!("settled {}", response.config_hash))?;
-                    told = response.config_hash;
-                }
-                Err(what) if order.as_deref() == Ok("why") => tell(&format!("missing {what}"))?,
+            match order.as_deref() {
+                Ok("orders") => link.read()?,
+                Ok("back") => link.is_away.store(false, Ordering::SeqCst),
                 _ => {}
             }
+            let line = match is_done(&services, &link, before.as_ref(), hypervisor.running(APP).is_some())? {
+                Ok(line) if line != told => line,
+                Err(what) if order.as_deref() == Ok("why") => format!("missing {what}"),
+                _ => continue,
+            };
+            tell(&line)?;
+            told = line;
         }
     })
+}
+
+/// What to tell, or what is missing.
+fn is_done(
+    services: &Services,
+    link: &FileLink,
+    before: Option<&ConfigResponse>,
+    guest_runs: bool,
+) -> anyhow::Result<Result<String, String>> {
+    let newest = link.response()?;
+    let judge = |response: &ConfigResponse, report: Report<'_>| {
+        settled(services, &response.config.clone().unwrap_or_default(), report, guest_runs)
+    };
+    if !link.is_away.load(Ordering::SeqCst) {
+        let done = judge(&newest, Report::Newest(link.report().as_ref()));
+        return Ok(done.map(|()| format!("settled {}", newest.config_hash)));
+    }
+    let in_force = services.bus.rows::<DeviceStatus>().first().map(|status| status.config_hash.clone());
+    let known = [Some(&newest), before].into_iter().flatten();
+    let Some(response) = known.into_iter().find(|response| Some(&response.config_hash) == in_force.as_ref())
+    else {
+        return Ok(Err(format!("the configuration {in_force:?} is in force")));
+    };
+    Ok(judge(response, Report::Away).map(|()| format!("rests {}", response.config_hash)))
 }
 
 fn services(persist: &Path) -> anyhow::Result<Services> {
@@ -130,13 +158,33 @@ struct FileLink {
     path: PathBuf,
     body: Mutex<Vec<u8>>,
     report: Mutex<Option<ZInfoApp>>,
+    is_away: AtomicBool,
+}
+
+fn read_orders(path: &Path) -> anyhow::Result<ConfigResponse> {
+    let body = std::fs::read(path).with_context(|| path.display().to_string())?;
+    Ok(ConfigResponse::decode(body.as_slice())?)
 }
 
 impl FileLink {
-    fn open(path: &Path) -> anyhow::Result<FileLink> {
-        let link = FileLink { path: path.to_path_buf(), body: Mutex::default(), report: Mutex::default() };
+    fn open(path: &Path, is_away: bool) -> anyhow::Result<FileLink> {
+        let link = FileLink {
+            path: path.to_path_buf(),
+            body: Mutex::default(),
+            report: Mutex::default(),
+            is_away: AtomicBool::new(is_away),
+        };
         link.read()?;
         Ok(link)
+    }
+
+    /// Whoever is away cannot be reached.
+    fn reach(&self) -> Result<(), LinkError> {
+        if !self.is_away.load(Ordering::SeqCst) {
+            return Ok(());
+        }
+        let url = self.path.display().to_string();
+        Err(LinkError::Unreachable { url, source: std::io::ErrorKind::ConnectionRefused.into() })
     }
 
     fn read(&self) -> anyhow::Result<()> {
@@ -156,11 +204,13 @@ impl FileLink {
 
 impl ControllerLink for FileLink {
     fn fetch_config(&self, request: &ConfigRequest) -> Result<Fetched, LinkError> {
+        self.reach()?;
         let body = held(&self.body).clone();
         Ok(read_config(request, body))
     }
 
     fn post_info(&self, message: &ZInfoMsg) -> Result<(), LinkError> {
+        self.reach()?;
         if let Some(InfoContent::Ainfo(app)) = &message.info_content {
             *held(&self.report) = Some(app.clone());
         }
