@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   record.rs   rows.rs   quarantine.rs   reserve.rs      what is kept: records, bus rows, damaged files, ballast
+//!     seal.rs      │            │             │             a checksum on each record and row
 //!        └─────────┴────────────┴─────────────┘
 //!                       crashsafe.rs                      how it is kept: old or new, nothing between
 //!                           │
@@ -24,6 +25,7 @@ pub mod real_disk;
 pub mod record;
 pub mod reserve;
 pub mod rows;
+pub mod seal;
 
 pub use disk::{Disk, DiskLock, EntryKind, Space};
 pub use layout::PersistLayout;

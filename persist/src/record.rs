@@ -1,8 +1,8 @@
 //! Records: JSON files a person can read, with fields that must be there ([003] H1-H4).
 //!
 //! ```text
-//!   bytes ─▶ empty? ─▶ JSON? ─▶ an object? ─▶ format known? ─▶ mandatory fields ─▶ types fit ─▶ T
-//!              Empty    NotJson   WrongType     NewerFormat       MissingFields      WrongType
+//!   bytes ─▶ empty? ─▶ JSON? ─▶ an object? ─▶ format known? ─▶ mandatory fields ─▶ seal matches? ─▶ types fit ─▶ T
+//!              Empty    NotJson   WrongType     NewerFormat       MissingFields       WrongSeal         WrongType
 //! ```
 //!
 //! Each check comes before those that would only confuse after it: a newer format may well lack our fields, so
@@ -26,6 +26,7 @@ use serde_json::{Map, Value};
 use crate::crashsafe;
 use crate::disk::{Disk, is_no_space};
 use crate::mandatory::{self, Findings, type_name};
+use crate::seal::{self, SEAL_FIELD, Seal};
 
 /// The field that carries the number of the format; without it a record is format 1, as all of EVE's are.
 pub const FORMAT_FIELD: &str = "FormatVersion";
@@ -58,6 +59,10 @@ pub enum RecordError {
     #[error("{record} {} lacks mandatory fields: {}", path.display(), fields.join(", "))]
     MissingFields { path: PathBuf, record: &'static str, fields: Vec<String> },
 
+    /// Some bits of it are not what was written: it may name another volume, another generation ([`seal`]).
+    #[error("{record} {} does not match its checksum", path.display())]
+    WrongSeal { path: PathBuf, record: &'static str },
+
     /// Written by a newer release; the file is left as it is.
     #[error("{record} {} has format {found}, this release knows up to {known}", path.display())]
     NewerFormat { path: PathBuf, record: &'static str, found: u64, known: u32 },
@@ -74,6 +79,7 @@ impl RecordError {
             | RecordError::NotJson { path, .. }
             | RecordError::WrongType { path, .. }
             | RecordError::MissingFields { path, .. }
+            | RecordError::WrongSeal { path, .. }
             | RecordError::NewerFormat { path, .. }
             | RecordError::Io { path, .. } => path,
         }
@@ -86,7 +92,8 @@ impl RecordError {
             RecordError::Empty { .. }
             | RecordError::NotJson { .. }
             | RecordError::WrongType { .. }
-            | RecordError::MissingFields { .. } => true,
+            | RecordError::MissingFields { .. }
+            | RecordError::WrongSeal { .. } => true,
             RecordError::NotFound { .. } | RecordError::NewerFormat { .. } | RecordError::Io { .. } => false,
         }
     }
@@ -115,14 +122,14 @@ pub fn store<T: Record>(disk: &dyn Disk, path: &Path, record: &T) -> Result<(), 
     crashsafe::durable_replace(disk, path, &bytes).map_err(|source| io_error::<T>(path, source))
 }
 
-/// The bytes [`store`] would write: indented JSON and a newline, the record's own field order.
+/// The bytes [`store`] would write: indented JSON and a newline, the record's own field order, the seal last.
 pub fn render<T: Record>(path: &Path, record: &T) -> Result<Vec<u8>, RecordError> {
     let rendered = if T::FORMAT > 1 {
         serde_json::to_vec_pretty(&WithFormat { format_version: T::FORMAT, record })
     } else {
         serde_json::to_vec_pretty(record)
     };
-    let mut bytes = rendered.map_err(|e| io_error::<T>(path, e.into()))?;
+    let mut bytes = seal::seal(&rendered.map_err(|e| io_error::<T>(path, e.into()))?);
     bytes.push(b'\n');
     parse::<T>(path, &bytes)?;
     Ok(bytes)
@@ -133,15 +140,22 @@ pub fn parse<T: Record>(path: &Path, bytes: &[u8]) -> Result<T, RecordError> {
     if bytes.iter().all(u8::is_ascii_whitespace) {
         return Err(RecordError::Empty { path: path.to_path_buf(), record: T::NAME });
     }
-    let value: Value = serde_json::from_slice(bytes).map_err(|e| not_json_error::<T>(path, e))?;
-    let Value::Object(fields) = &value else {
+    let mut value: Value = serde_json::from_slice(bytes).map_err(|e| not_json_error::<T>(path, e))?;
+    let Value::Object(fields) = &mut value else {
         return Err(wrong_type::<T>(path, format!("the whole is {}, not an object", type_name(&value))));
     };
+    let seal = seal::check(bytes);
+    if seal != Seal::Absent {
+        fields.remove(SEAL_FIELD);
+    }
     check_format::<T>(path, fields)?;
+    let names: Vec<String> = fields.keys().cloned().collect();
     check_fields::<T>(path, &value)?;
-    let found: Vec<String> = fields.keys().cloned().collect();
+    if seal == Seal::Wrong {
+        return Err(RecordError::WrongSeal { path: path.to_path_buf(), record: T::NAME });
+    }
     let record = fit(path, bytes, value)?;
-    warn_of_unknown(path, &record, &found);
+    warn_of_unknown(path, &record, &names);
     Ok(record)
 }
 

@@ -138,7 +138,22 @@ fn a_simple_struct_is_stored_and_loaded() {
     let written = String::from_utf8(disk.read(Path::new(PATH)).unwrap()).unwrap();
     assert_eq!(
         written,
-        "{\n  \"Name\": \"root\",\n  \"SizeBytes\": 7,\n  \"Note\": \"n\",\n  \"Tags\": [\n    \"a\"\n  ]\n}\n"
+        "{\n  \"Name\": \"root\",\n  \"SizeBytes\": 7,\n  \"Note\": \"n\",\n  \"Tags\": [\n    \"a\"\n  ],\n  \"Checksum\": \"crc32:1d6dbc09\"\n}\n"
+    );
+}
+
+/// A flipped bit that leaves good JSON of another meaning is damage; a record without a checksum is taken as it is.
+#[test]
+fn a_changed_value_does_not_match_the_checksum() {
+    let bytes = String::from_utf8(render(Path::new(PATH), &simple()).unwrap()).unwrap();
+    let changed = bytes.replace("\"SizeBytes\": 7", "\"SizeBytes\": 5");
+    let error = parse::<Simple>(Path::new(PATH), changed.as_bytes()).unwrap_err();
+    assert!(matches!(error, RecordError::WrongSeal { .. }) && error.is_damage());
+    assert!(error.to_string().ends_with("does not match its checksum"), "{error}");
+    let mended = changed.replace(",\n  \"Checksum\": \"crc32:1d6dbc09\"", "");
+    assert_eq!(
+        parse::<Simple>(Path::new(PATH), mended.as_bytes()).unwrap(),
+        Simple { size_bytes: 5, ..simple() }
     );
 }
 

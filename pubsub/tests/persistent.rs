@@ -62,7 +62,39 @@ fn rows_are_files_that_a_person_can_read() {
     let disk = prepared();
     counters(&bus_on(&disk)).publish(counter(1, 10)).unwrap();
     let bytes = disk.read(Path::new("/persist/status/clerk/Counter/1.json")).unwrap();
-    assert_eq!(String::from_utf8(bytes).unwrap(), "{\n  \"number\": 1,\n  \"count\": 10\n}");
+    assert_eq!(
+        String::from_utf8(bytes).unwrap(),
+        "{\n  \"number\": 1,\n  \"count\": 10,\n  \"Checksum\": \"crc32:57769c64\"\n}"
+    );
+}
+
+/// [003] G9, H2: a changed value and a later format go to quarantine, whole; the others live.
+#[test]
+fn a_row_that_is_not_what_was_written_goes_to_quarantine() {
+    let disk = prepared();
+    let mut before = counters(&bus_on(&disk));
+    for number in 1..=3 {
+        before.publish(counter(number, 10)).unwrap();
+    }
+    let path = |number: u64| format!("/persist/status/clerk/Counter/{number}.json");
+    disk.write_at(Path::new(&path(1)), "{\n  \"number\": 1,\n  \"count\": ".len() as u64, b"3").unwrap();
+    disk.remove_file(Path::new(&path(2))).unwrap();
+    let later = br#"{"FormatVersion": 2, "number": 2, "count": 10}"#;
+    disk.create_new(Path::new(&path(2)), later, 0o600).unwrap();
+
+    let after = counters(&bus_on(&disk));
+    assert_eq!(after.rows().iter().map(|row| (**row).clone()).collect::<Vec<_>>(), [counter(3, 10)]);
+    let reasons: Vec<(&str, &str)> =
+        after.damaged().iter().map(|row| (row.key.as_str(), row.reason.as_str())).collect();
+    assert_eq!(
+        reasons,
+        [
+            ("1", "the row does not match its checksum"),
+            ("2", "the row has format 2, this release knows up to 1")
+        ]
+    );
+    let quarantined = disk.read(Path::new("/persist/quarantine/status+clerk+Counter+2.json")).unwrap();
+    assert_eq!(quarantined, later);
 }
 
 #[test]
