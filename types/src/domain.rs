@@ -43,8 +43,8 @@ impl Topic for DomainConfig {
     }
 }
 
-/// What a domain is, told apart as architecture section 2 wants it. In every state but `Booting`, `Running` and
-/// `Halting` the QEMU process is known to be gone.
+/// What a domain is, told apart as architecture section 2 wants it. In every state but `Booting`, `Running`,
+/// `Halting` and `Unknown` the QEMU process is known to be gone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum DomainState {
     NeverStarted,
@@ -58,6 +58,8 @@ pub enum DomainState {
     Crashed,
     /// It could not be started.
     Failed,
+    /// Whether it runs cannot be found out at the moment.
+    Unknown,
 }
 
 impl DomainState {

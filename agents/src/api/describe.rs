@@ -260,6 +260,7 @@ pub fn guest_state_name(state: DomainState) -> &'static str {
         DomainState::Halted => "halted",
         DomainState::Crashed => "crashed",
         DomainState::Failed => "failed",
+        DomainState::Unknown => "unknown",
     }
 }
 

@@ -9,6 +9,8 @@
 //!       └──── (config gone, process gone, traces removed: forgotten)
 //! ```
 //!
+//! A domain whose traces cannot be read at the start is `Unknown` until they can; it waits alone.
+//!
 //! Nothing is started or stopped before the inventory of the start is in, and one job runs per domain at a time.
 
 use holdfast_types::{DomainConfig, DomainState, ErrorReport};
@@ -21,6 +23,8 @@ pub enum Process {
     /// There is none, and how the last one ended.
     Gone(End),
     Alive(Domain),
+    /// Whether there is one is not known: nothing is started, stopped or forgotten.
+    Unknown,
 }
 
 /// How a domain came to have no process.
@@ -69,6 +73,7 @@ pub fn decide(facts: &Facts<'_>) -> Decision {
         return Decision::Wait;
     }
     match (facts.wanted, facts.process) {
+        (_, Process::Unknown) => Decision::Wait,
         (Some(wanted), Process::Gone(_)) if wanted.activate && !facts.resting => Decision::Start,
         _ if facts.read_only => Decision::Wait,
         (Some(wanted), Process::Alive(_)) if !wanted.activate => Decision::Stop,
@@ -85,6 +90,7 @@ pub fn state(process: &Process, doing: Option<Doing>) -> DomainState {
         (Some(Doing::Starting), _) => DomainState::Booting,
         (Some(Doing::Stopping), _) => DomainState::Halting,
         (_, Process::Alive(_)) => DomainState::Running,
+        (_, Process::Unknown) => DomainState::Unknown,
         (_, Process::Gone(End::NeverStarted)) => DomainState::NeverStarted,
         (_, Process::Gone(End::Halted)) => DomainState::Halted,
         (_, Process::Gone(End::Crashed)) => DomainState::Crashed,
@@ -127,6 +133,9 @@ mod tests {
                     assert_eq!(decided(Some(&up), &alive), Decision::Wait);
                     assert_eq!(decided(Some(&down), &alive), allowed(Decision::Stop));
                     assert_eq!(decided(None, &alive), unwanted(Decision::Stop));
+                    for wanted in [Some(&up), Some(&down), None] {
+                        assert_eq!(decided(wanted, &Process::Unknown), Decision::Wait);
+                    }
                     for end in &ends {
                         let gone = Process::Gone(end.clone());
                         let start = if resting { Decision::Wait } else { Decision::Start };
@@ -147,5 +156,6 @@ mod tests {
         }
         assert!(!state(&Process::Gone(End::Halted), Some(Doing::Starting)).is_down());
         assert!(state(&Process::Gone(End::Crashed), None).is_down());
+        assert!(!state(&Process::Unknown, None).is_down());
     }
 }

@@ -50,6 +50,8 @@ pub enum DomainJob {
         patience: Duration,
     },
     Watch(Domain),
+    /// Again, at one whose traces could not be read.
+    Look(AppId),
     Forget(AppId),
 }
 
@@ -60,6 +62,7 @@ impl Job for DomainJob {
             DomainJob::Start(config) => format!("start {} {}", config.app, config.number),
             DomainJob::Stop { domain, .. } => format!("stop {} {}", domain.app, domain.pid),
             DomainJob::Watch(domain) => format!("watch {} {}", domain.app, domain.pid),
+            DomainJob::Look(app) => format!("look {app}"),
             DomainJob::Forget(app) => format!("forget {app}"),
         })
     }
@@ -69,7 +72,7 @@ impl Job for DomainJob {
             DomainJob::List => "domains".to_owned(),
             DomainJob::Start(config) => config.app.to_string(),
             DomainJob::Stop { domain, .. } | DomainJob::Watch(domain) => domain.app.to_string(),
-            DomainJob::Forget(app) => app.to_string(),
+            DomainJob::Look(app) | DomainJob::Forget(app) => app.to_string(),
         }
     }
 
@@ -81,7 +84,7 @@ impl Job for DomainJob {
         match self {
             DomainJob::Start(_) => Some(START_DEADLINE),
             DomainJob::Stop { patience, .. } => Some(*patience + KILL_DEADLINE),
-            DomainJob::List | DomainJob::Watch(_) | DomainJob::Forget(_) => None,
+            DomainJob::List | DomainJob::Watch(_) | DomainJob::Look(_) | DomainJob::Forget(_) => None,
         }
     }
 }
@@ -110,6 +113,7 @@ pub fn run(job: DomainJob, env: &Env, cx: &JobContext<Event>) -> Event {
             Event::Stopped { app: AppId(domain.app), result }
         }
         DomainJob::Watch(domain) => watch(vmm, domain, cx),
+        DomainJob::Look(app) => Event::Looked { app, presence: look(vmm, app) },
         DomainJob::Forget(app) => Event::Forgotten { app, result: forget(env, app) },
     }
 }
@@ -124,6 +128,10 @@ fn list(env: &Env) -> Result<BTreeMap<AppId, Presence>, String> {
         found.entry(app).or_insert(Presence::Absent);
     }
     Ok(found)
+}
+
+fn look(vmm: &dyn Vmm, app: AppId) -> Presence {
+    vmm.presence(app.0).unwrap_or_else(|error| Presence::Unknown(error_chain(&error)))
 }
 
 /// Afterwards QEMU answers, or no process of this domain is left.
@@ -146,13 +154,13 @@ fn what_is_left(
     cx: &JobContext<Event>,
 ) -> Result<Domain, String> {
     loop {
-        match vmm.presence(app.0) {
-            Ok(Presence::Running { domain, .. }) => return Ok(domain),
-            Ok(Presence::Absent | Presence::Ended(_)) => return Err(error_chain(error)),
+        match look(vmm, app) {
+            Presence::Running { domain, .. } => return Ok(domain),
+            Presence::Absent | Presence::Ended(_) => return Err(error_chain(error)),
             // The node stops. At its next start it looks first, before anything is touched.
-            Err(_) if cx.cancelled() => return Err(error_chain(error)),
-            Err(unknown) => {
-                let (error, unknown) = (error_chain(error), error_chain(&unknown));
+            Presence::Unknown(_) if cx.cancelled() => return Err(error_chain(error)),
+            Presence::Unknown(unknown) => {
+                let error = error_chain(error);
                 tracing::error!(%app, error, unknown, "not started, and it is not known whether a process is left");
                 rest(LOOK_AGAIN_AFTER);
             }

@@ -62,6 +62,8 @@ impl Default for Settings {
 /// A domain that ran this long is healthy: what went wrong before counts no more.
 const HEALTHY_AFTER: Duration = Duration::from_secs(600);
 const WATCH_AGAIN_AFTER: Duration = Duration::from_secs(5);
+/// Traces that cannot be read are looked at again after this.
+const LOOK_AGAIN_AFTER: Duration = Duration::from_secs(5);
 
 #[derive(Debug)]
 pub enum Event {
@@ -72,6 +74,8 @@ pub enum Event {
     Exited { domain: Domain, exit: DomainExit },
     Watching { domain: Domain, result: Result<(), String> },
     WatchAgain(Domain),
+    LookAgain(AppId),
+    Looked { app: AppId, presence: Presence },
     Forgotten { app: AppId, result: Result<(), String> },
     RestIsOver(AppId),
     Healthy(AppId),
@@ -150,6 +154,8 @@ impl Agent for Domainmgr {
             Event::Started { app, .. }
             | Event::Stopped { app, .. }
             | Event::Forgotten { app, .. }
+            | Event::Looked { app, .. }
+            | Event::LookAgain(app)
             | Event::RestIsOver(app)
             | Event::Healthy(app) => Lane::object(app),
             Event::Exited { domain, .. } | Event::Watching { domain, .. } | Event::WatchAgain(domain) => {
@@ -221,6 +227,14 @@ impl Domainmgr {
                 self.forgotten(app, result, cx);
                 vec![app]
             }
+            Event::LookAgain(app) => {
+                cx.job(DomainJob::Look(app));
+                Vec::new()
+            }
+            Event::Looked { app, presence } => {
+                self.found(app, presence, cx);
+                vec![app]
+            }
             Event::RestIsOver(app) => {
                 if let Some(guest) = self.guests.get_mut(&app) {
                     guest.resting = false;
@@ -276,24 +290,41 @@ impl Domainmgr {
     fn take_over(&mut self, found: BTreeMap<AppId, Presence>, cx: &mut Ctx<Self>) -> Vec<AppId> {
         self.listed = true;
         for (app, presence) in found {
-            let guest = self.guests.entry(app).or_insert_with(Guest::new);
-            guest.process = match presence {
-                Presence::Running { domain, answers } => {
-                    tracing::info!(%app, pid = domain.pid, answers, "domain found running and taken over");
-                    cx.job(DomainJob::Watch(domain.clone()));
-                    Process::Alive(domain)
-                }
-                // However it ended: a cut of the power kills every guest, and that is no crash of theirs.
-                Presence::Ended(_) => Process::Gone(End::Halted),
-                Presence::Absent => Process::Gone(End::NeverStarted),
-            };
-            if let Process::Alive(_) = guest.process {
-                // Said before the topic's Restarted: whoever hears that knows all that runs.
+            self.found(app, presence, cx);
+            if !matches!(self.guests.get(&app).map(|guest| &guest.process), Some(Process::Gone(_))) {
+                // Said before the topic's Restarted: whoever hears that knows all that runs or may run.
                 self.publish_status(app, cx);
             }
         }
         cx.signal_restarted::<DomainStatus>();
         self.guests.keys().copied().collect()
+    }
+
+    /// What was there before this node. A guest whose traces cannot be read waits alone until they can ([003] G9):
+    /// a second one on its disks would destroy them.
+    fn found(&mut self, app: AppId, presence: Presence, cx: &mut Ctx<Self>) {
+        let guest = self.guests.entry(app).or_insert_with(Guest::new);
+        let known = guest.notice.take_if(|_| guest.process == Process::Unknown);
+        guest.process = match presence {
+            Presence::Running { domain, answers } => {
+                tracing::info!(%app, pid = domain.pid, answers, "domain found running and taken over");
+                cx.job(DomainJob::Watch(domain.clone()));
+                Process::Alive(domain)
+            }
+            // However it ended: a cut of the power kills every guest, and that is no crash of theirs.
+            Presence::Ended(_) => Process::Gone(End::Halted),
+            Presence::Absent => Process::Gone(End::NeverStarted),
+            Presence::Unknown(why) => {
+                tracing::error!(%app, why, "whether the domain runs cannot be found out; it is looked at again");
+                let text = format!("whether the guest runs cannot be found out: {why}");
+                let error = ErrorReport::new(text, cx.now()).about(EntityKind::AppInstance, app);
+                // One that is only said again keeps its time.
+                let known = known.filter(|known| known.summary == error.summary);
+                guest.notice = Some(known.unwrap_or(error.retry("looked at again by itself")));
+                cx.timer(TimerKey::new(format!("look {app}")), LOOK_AGAIN_AFTER, Event::LookAgain(app));
+                Process::Unknown
+            }
+        };
     }
 
     fn started(&mut self, app: AppId, number: u64, result: Result<Domain, String>, cx: &mut Ctx<Self>) {
@@ -447,7 +478,7 @@ impl Domainmgr {
         };
         let process_id = match &guest.process {
             Process::Alive(domain) => Some(domain.pid),
-            Process::Gone(_) => None,
+            Process::Gone(_) | Process::Unknown => None,
         };
         cx.publish(DomainStatus {
             app,

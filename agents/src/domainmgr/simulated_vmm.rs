@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Instant;
 
+use holdfast_types::error_chain;
 use uuid::Uuid;
 
 use super::vmm::{Domain, DomainExit, OnExit, Presence, VmSpec, Vmm, VmmError, Wait};
@@ -63,6 +64,8 @@ pub struct Habits {
     pub outlives_failed_start: bool,
     /// So many watches are refused.
     pub refused_watches: u32,
+    /// So many looks find traces that cannot be read.
+    pub refused_looks: u32,
 }
 
 impl SimulatedVmm {
@@ -142,6 +145,17 @@ impl Table {
         }
     }
 
+    /// What a look from outside finds.
+    fn look(&mut self, app: Uuid) -> Result<Presence, VmmError> {
+        let refused = self.habits.get_mut(&app).map(|habits| &mut habits.refused_looks);
+        if let Some(refused) = refused.filter(|refused| **refused > 0) {
+            *refused -= 1;
+            let source = std::io::ErrorKind::PermissionDenied.into();
+            return Err(VmmError::Files { action: "read", path: app.to_string().into(), source });
+        }
+        Ok(self.presence(app))
+    }
+
     /// How this very process ended; one that is not the latest is long gone.
     fn exit_of(&self, domain: &Domain) -> Option<DomainExit> {
         match self.machines.get(&domain.app) {
@@ -175,12 +189,14 @@ impl Vmm for SimulatedVmm {
     }
 
     fn presence(&self, app: Uuid) -> Result<Presence, VmmError> {
-        Ok(self.table().presence(app))
+        self.table().look(app)
     }
 
     fn list(&self) -> Result<BTreeMap<Uuid, Presence>, VmmError> {
-        let table = self.table();
-        Ok(table.machines.keys().map(|app| (*app, table.presence(*app))).collect())
+        let mut table = self.table();
+        let apps: Vec<Uuid> = table.machines.keys().copied().collect();
+        let unknown = |error: VmmError| Presence::Unknown(error_chain(&error));
+        Ok(apps.into_iter().map(|app| (app, table.look(app).unwrap_or_else(unknown))).collect())
     }
 
     fn request_shutdown(&self, domain: &Domain) -> Result<(), VmmError> {

@@ -256,3 +256,27 @@ fn a_directory_that_nothing_else_is_left_of_goes_when_the_wishes_are_known() {
     assert!(node.disk.metadata(&directory).expect("looks").is_none());
     assert!(node.bench.row::<DomainStatus>(&APP).is_none());
 }
+
+/// [003] G9: traces that cannot be read hold up their own guest only, and that one is never taken for down.
+#[test]
+fn traces_that_cannot_be_read_hold_up_their_own_guest_only() {
+    let other = AppId(Uuid::from_u128(0xa1));
+    let mut node = Node::begin();
+    node.order(wanted(1, true));
+    node.vmm.set_habits(APP.0, Habits { refused_looks: 3, ..Habits::default() });
+    let mut node = node.restart();
+    node.order(wanted(1, false));
+    node.order(DomainConfig { app: other, ..wanted(1, true) });
+    node.expect(1, DomainState::Unknown);
+    let error = node.status().error.expect("says why");
+    assert!(error.summary.contains("cannot be found out"), "{error}");
+    assert_eq!(node.bench.row::<DomainStatus>(&other).map(|it| it.state), Some(DomainState::Running));
+    node.pass(5);
+    node.expect(1, DomainState::Unknown);
+    assert_eq!(node.status().error, Some(error), "the same error keeps its time");
+    assert!(node.vmm.running(APP.0).is_some(), "not stopped before it is known");
+    node.pass(5);
+    node.pass(5);
+    node.expect(1, DomainState::Halted);
+    assert_eq!(node.status().error, None);
+}

@@ -55,6 +55,7 @@ fn sw_state(state: &AppInstanceState, sources: &Sources<'_>) -> SwState {
         DomainState::Booting => return SwState::Booting,
         DomainState::Running => return SwState::Running,
         DomainState::Halting => return SwState::Halting,
+        DomainState::Unknown => return SwState::Error,
         DomainState::NeverStarted | DomainState::Halted | DomainState::Crashed | DomainState::Failed => {}
     }
     let activate = state.applied.as_ref().is_some_and(|config| config.activate);

@@ -101,6 +101,8 @@ pub enum Presence {
     Running { domain: Domain, answers: bool },
     /// Its process is gone; the traces tell how it ended.
     Ended(DomainExit),
+    /// Only in a list: its traces cannot be read, and why. It may run or not.
+    Unknown(String),
 }
 
 /// For how long a call may wait, and what can end the wait earlier.
@@ -138,7 +140,8 @@ pub trait Vmm: Send + Sync + fmt::Debug {
     /// as far as announcing itself (the node died while starting it) is ended.
     fn presence(&self, app: Uuid) -> Result<Presence, VmmError>;
 
-    /// The same for every application of which there is a trace.
+    /// The same for every application of which there is a trace. One whose traces cannot be read is `Unknown` and harms
+    /// none of the others ([003] G9); only a runtime directory that cannot be listed is an error.
     fn list(&self) -> Result<BTreeMap<Uuid, Presence>, VmmError>;
 
     /// Presses the power button (ACPI). Afterwards the guest has been asked, no more; or it was gone already. A guest that is

@@ -22,6 +22,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
+use holdfast_types::error_chain;
 use uuid::Uuid;
 
 use super::accel::Accelerator;
@@ -155,7 +156,9 @@ impl Vmm for QemuVmm {
         for entry in fs::read_dir(directory).map_err(files)? {
             let name = entry.map_err(files)?.file_name();
             if let Some(app) = name.to_str().and_then(|name| Uuid::parse_str(name).ok()) {
-                found.insert(app, self.presence(app)?);
+                let presence =
+                    self.presence(app).unwrap_or_else(|error| Presence::Unknown(error_chain(&error)));
+                found.insert(app, presence);
             }
         }
         Ok(found)
@@ -238,16 +241,25 @@ impl Traces {
     }
 
     /// The same; and if there is no pid file yet but a process that will write it, waits for that a little, then ends it.
+    /// A pid file that is there and cannot be read is waited for likewise; then the one process that carries it is it.
     fn running_or_coming_up(&self) -> Result<Option<Domain>, VmmError> {
         let end = Instant::now() + COMING_UP_WITHIN;
         loop {
             if let Some(domain) = self.running()? {
                 return Ok(Some(domain));
             }
-            if self.recorded_pid().is_some() || self.stragglers()?.is_empty() {
+            let stragglers = self.stragglers()?;
+            if self.recorded_pid().is_some() || stragglers.is_empty() {
                 return Ok(None);
             }
             if Instant::now() >= end {
+                if let [domain] = &stragglers[..]
+                    && self.pid_file().exists()
+                {
+                    // It came up long ago; its pid file is damaged, and the guest is not ([003] G8).
+                    tracing::warn!(app = %self.app, pid = domain.pid, "the pid file names no process; this is it");
+                    return Ok(Some(domain.clone()));
+                }
                 self.end_stragglers()?;
                 return Ok(None);
             }
@@ -380,4 +392,39 @@ fn private_directory() -> DirBuilder {
     let mut builder = DirBuilder::new();
     builder.mode(0o700);
     builder
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// [003] G8: a guest that runs is found by the command line of its process, whatever became of its pid file.
+    #[test]
+    fn a_damaged_pid_file_ends_no_guest() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let settings = QemuSettings {
+            binary: "qemu-system-x86_64".into(),
+            runtime_dir: directory.path().join("run"),
+            accelerator: Accelerator::Tcg,
+        };
+        let vmm = QemuVmm::new(settings).expect("its directory can be made");
+        let (app, other) = (Uuid::from_u128(1), Uuid::from_u128(2));
+        let traces = vmm.traces(app);
+        traces.make_anew().expect("a directory");
+        vmm.traces(other).make_anew().expect("a directory");
+        fs::write(traces.pid_file(), b"\0\0\0\0").expect("written");
+        // A process with QEMU's arguments as far as they matter.
+        let mut child = Command::new("sh")
+            .args(["-c", "sleep 60; true", PID_FILE_ARGUMENT])
+            .arg(traces.pid_file())
+            .spawn()
+            .expect("sh runs");
+        let found = vmm.list().expect("the directory can be listed");
+        let is_it = |presence: &Presence| matches!(presence, Presence::Running { domain, .. } if domain.pid == child.id());
+        assert!(found.get(&app).is_some_and(is_it), "{found:?}");
+        assert_eq!(found.get(&other), Some(&Presence::Ended(DomainExit::Stopped)));
+        assert!(child.try_wait().expect("it is ours").is_none(), "it still runs");
+        child.kill().expect("it is ours");
+        child.wait().expect("it is ours");
+    }
 }
