@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::app::SwState;
-use crate::error::{ErrorReport, Timestamp};
+use crate::error::{ErrorReport, Severity, Timestamp};
 use crate::ids::{
     AppId, ContentTreeId, DatastoreId, OperationNumber, SnapshotId, VolumeId, VolumeKey, VolumeRefKey,
 };
@@ -199,6 +199,13 @@ pub struct VolumeRefStatus {
     pub format: Option<Format>,
     pub read_only: bool,
     pub error: Option<ErrorReport>,
+}
+
+impl VolumeRefStatus {
+    /// Why it cannot be given to a guest. A warning is no reason.
+    pub fn hindrance(&self) -> Option<&ErrorReport> {
+        self.error.as_ref().filter(|error| error.severity == Severity::Error)
+    }
 }
 
 impl Topic for VolumeRefStatus {

@@ -26,6 +26,8 @@ pub struct Situation {
     pub configured: bool,
     /// Listed by the controller now.
     pub listed: bool,
+    /// A whole file bears its name, and no row knows it.
+    pub found: bool,
     pub used: bool,
     pub held: bool,
     pub used_in_another_generation: bool,
@@ -60,6 +62,8 @@ pub fn fate(now: &Situation) -> Fate {
         Some(VolumeStage::Creating) if now.everybody_has_spoken => Fate::Destroy,
         Some(VolumeStage::Creating) => Fate::Nothing,
         None if now.used => used_but_not_there(now),
+        // Its row was lost, and it is there: adopted, for the snapshots in it.
+        None if now.held && now.found => Fate::Create,
         // Held only: a snapshot of a volume that is lost is not mended by an empty volume.
         None if now.held => Fate::Nothing,
         None if wanted && now.everybody_has_spoken => Fate::Create,
@@ -90,6 +94,7 @@ mod tests {
         stage: None,
         configured: false,
         listed: false,
+        found: false,
         used: false,
         held: false,
         used_in_another_generation: false,
@@ -117,6 +122,12 @@ mod tests {
             ("used and never heard of", Situation { used: true, ..NOBODY }, Fate::Unknown),
             ("the same, at the start", silent(Situation { used: true, ..NOBODY }), Fate::Nothing),
             ("held and lost", Situation { held: true, ..listed }, Fate::Nothing),
+            (
+                "held, its row lost, its file there",
+                Situation { held: true, found: true, ..NOBODY },
+                Fate::Create,
+            ),
+            ("its file there, wanted by nobody", Situation { found: true, ..NOBODY }, Fate::Nothing),
             ("there, held, not listed [003] B9", Situation { held: true, ..at(Created) }, Fate::Keep),
             ("there, used, not listed", Situation { used: true, ..at(Created) }, Fate::Keep),
             ("there, wanted by nobody", at(Created), Fate::Destroy),
@@ -135,13 +146,14 @@ mod tests {
 
     #[test]
     fn nothing_held_or_used_is_ever_destroyed_unless_it_was_decided_before() {
-        for bits in 0..64u8 {
+        for bits in 0..128u8 {
             let bit = |n: u8| bits & (1 << n) != 0;
             for stage in [None, Some(Creating), Some(Created)] {
                 let now = Situation {
                     stage,
                     configured: bit(0),
                     listed: bit(1),
+                    found: bit(6),
                     used: bit(2),
                     held: bit(3),
                     used_in_another_generation: bit(4),

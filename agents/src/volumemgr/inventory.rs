@@ -15,9 +15,11 @@ use std::path::Path;
 
 use holdfast_persist::disk::{Disk, EntryKind};
 use holdfast_persist::{PersistLayout, RecordError, crashsafe, record};
+use holdfast_pubsub::DamagedRow;
 use holdfast_types::{
-    AppId, ContentTreeId, Format, Generation, RecordedMeta, SnapshotId, SnapshotInstanceStatus, VolumeId,
-    VolumeKey, VolumeRecord, VolumeSnapshotMeta, VolumeStage, VolumesSnapshotStatus, error_chain,
+    AppId, ContentTreeId, EntityKind, ErrorReport, Format, Generation, RecordedMeta, Severity, SnapshotId,
+    SnapshotInstanceStatus, Timestamp, Topic, VolumeId, VolumeKey, VolumeRecord, VolumeSnapshotMeta,
+    VolumeStage, VolumesSnapshotStatus, error_chain,
 };
 use holdfast_volumehandlers::{Registry, SnapshotName};
 
@@ -184,8 +186,27 @@ fn meta(row: &VolumeRecord, storage_name: String) -> RecordedMeta {
     }
 }
 
+/// Rows of volumes that are in quarantine, and what to say of them. The volume is taken in again from its file, once it is
+/// known to be used, held or listed.
+pub fn lost_rows(damaged: &[DamagedRow], now: Timestamp) -> BTreeMap<VolumeKey, ErrorReport> {
+    let mut lost = BTreeMap::new();
+    for row in damaged {
+        tracing::error!(topic = row.topic, key = row.key, reason = row.reason, "damaged row");
+        if let Some(key) = key_from(&row.key).filter(|_| row.topic == VolumeRecord::NAME) {
+            let text = format!("volume {key}: its row was damaged and is in quarantine: {}", row.reason);
+            let error = ErrorReport::new(text, now).severity(Severity::Warning);
+            lost.insert(key, error.about(EntityKind::Volume, key.volume));
+        }
+    }
+    lost
+}
+
 /// `<VolumeID>#<generation>.<format>`
 fn key_of(location: &Path) -> Option<VolumeKey> {
-    let (volume, generation) = location.file_stem()?.to_str()?.split_once('#')?;
+    key_from(location.file_stem()?.to_str()?)
+}
+
+fn key_from(name: &str) -> Option<VolumeKey> {
+    let (volume, generation) = name.split_once('#')?;
     Some(VolumeKey { volume: volume.parse().ok()?, generation: Generation(generation.parse().ok()?) })
 }

@@ -48,7 +48,7 @@ use std::collections::BTreeMap;
 use holdfast_persist::PersistLayout;
 use holdfast_pubsub::{Change, Topic};
 use holdfast_types::{
-    ContentTreeConfig, ContentTreeId, DatastoreConfig, DatastoreId, OperationNumber, SnapshotId,
+    ContentTreeConfig, ContentTreeId, DatastoreConfig, DatastoreId, ErrorReport, OperationNumber, SnapshotId,
     SnapshotIntent, SnapshotPreflightConfig, SnapshotPreflightStatus, VolumeConfig, VolumeId, VolumeKey,
     VolumeRecord, VolumeRefConfig, VolumeRefKey, VolumeRefStatus, VolumeStage, VolumeStatus,
     VolumesSnapshotConfig, VolumesSnapshotStatus,
@@ -153,6 +153,8 @@ pub struct Volumemgr {
     inventory_taken: bool,
     inventory_tries: u32,
     strays: BTreeMap<VolumeKey, Stray>,
+    /// Volumes whose row was lost, and what to say of it as long as this process runs ([003] H3).
+    lost_rows: BTreeMap<VolumeKey, ErrorReport>,
     volumes: BTreeMap<VolumeKey, VolumeState>,
     contents: BTreeMap<ContentTreeId, ContentState>,
     snapshots: BTreeMap<SnapshotId, SnapshotState>,
@@ -166,6 +168,7 @@ impl Volumemgr {
             inventory_taken: false,
             inventory_tries: 0,
             strays: BTreeMap::new(),
+            lost_rows: BTreeMap::new(),
             volumes: BTreeMap::new(),
             contents: BTreeMap::new(),
             snapshots: BTreeMap::new(),
@@ -195,9 +198,7 @@ impl Agent for Volumemgr {
     }
 
     fn start(&mut self, cx: &mut Ctx<Self>) {
-        for damaged in cx.damaged_rows() {
-            tracing::error!(topic = damaged.topic, key = damaged.key, reason = damaged.reason, "damaged row");
-        }
+        self.lost_rows = inventory::lost_rows(cx.damaged_rows(), cx.now());
         for row in cx.rows::<VolumeRecord>() {
             let remains = row.stage == VolumeStage::Creating;
             self.volumes.insert(row.config.key, VolumeState::from_before(remains));

@@ -27,7 +27,8 @@ impl Volumemgr {
         let questions: Vec<SnapshotPreflightConfig> = self.inputs.questions.values().cloned().collect();
         for question in questions {
             let answered = cx.get::<SnapshotPreflightStatus>(&question.snapshot);
-            if answered.is_none_or(|status| status.operation != question.operation) {
+            let is_answered = answered.is_some_and(|status| status.operation == question.operation);
+            if !is_answered && !self.waits_for_adoption(question.snapshot, &question.volumes) {
                 self.ask(question, cx);
             }
         }

@@ -57,7 +57,11 @@ impl Volumemgr {
         let config = listed.or(row.map(|row| &row.config));
         let state = self.volumes.get(&key);
         let facts = state.and_then(|state| state.facts);
-        let (stage, progress) = self.stage(row, state);
+        let (stage, progress) = match self.stage(row, state) {
+            // Its content is on its way from one to the other.
+            (SwState::CreatedVolume, _) if self.is_under_rollback(&key, cx) => (SwState::Initial, 0),
+            stage => stage,
+        };
         VolumeStatus {
             key,
             display_name: config.map(|config| config.display_name.clone()).unwrap_or_default(),
@@ -120,6 +124,7 @@ impl Volumemgr {
             .or_else(|| state.and_then(VolumeState::trouble).cloned())
             .or_else(|| self.content_error(key, row?))
             .or_else(|| self.unknown(key, holds, cx))
+            .or_else(|| self.lost_rows.get(&key).cloned())
     }
 
     /// A volume that cannot be put back after a failed rollback: nobody may start a guest on it.
@@ -135,6 +140,19 @@ impl Volumemgr {
                 }),
                 _ => None,
             }
+        })
+    }
+
+    /// A rollback that nobody asks for any more, because zedmanager's row was lost: it is finished, and until then no
+    /// guest may be given the volume. Where it is asked for, zedmanager keeps the guest down itself.
+    fn is_under_rollback(&self, key: &VolumeKey, cx: &Ctx<Self>) -> bool {
+        cx.rows::<SnapshotIntent>().iter().any(|intent| {
+            let asked = self.inputs.requests.get(&intent.snapshot);
+            let is_open =
+                intent.action == SnapshotAction::Rollback && intent.stage != IntentStage::CleaningUp;
+            is_open
+                && asked.is_none_or(|asked| asked.action != SnapshotAction::Rollback)
+                && intent.volumes.get(&key.volume).is_some_and(|meta| meta.generation == key.generation)
         })
     }
 

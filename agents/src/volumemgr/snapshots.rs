@@ -13,7 +13,8 @@ use std::collections::BTreeMap;
 use holdfast_persist::record;
 use holdfast_types::{
     EntityKind, ErrorReport, IntentStage, OperationNumber, SnapshotAction, SnapshotId, SnapshotIntent,
-    VolumeId, VolumeKey, VolumeRecord, VolumeStage, VolumesSnapshotConfig, VolumesSnapshotStatus,
+    VolumeId, VolumeKey, VolumeRecord, VolumeSnapshotMeta, VolumeStage, VolumesSnapshotConfig,
+    VolumesSnapshotStatus,
 };
 use holdfast_volumehandlers::SnapshotMeta;
 
@@ -109,6 +110,9 @@ impl Volumemgr {
     }
 
     fn answer_or_begin(&mut self, request: &VolumesSnapshotConfig, cx: &mut Ctx<Self>) -> bool {
+        if self.waits_for_adoption(request.snapshot, &request.volumes) {
+            return false;
+        }
         let state = self.snapshots.entry(request.snapshot).or_default();
         let verdict = judge(request, &state.stored, state.last_answer.as_ref(), &Rows(cx), cx.now());
         match verdict {
@@ -152,6 +156,16 @@ impl Volumemgr {
                 true
             }
         }
+    }
+
+    /// A volume whose row was lost is refused nothing before it is taken in again ([003] G9).
+    pub(super) fn waits_for_adoption(&self, snapshot: SnapshotId, asked: &[VolumeKey]) -> bool {
+        let stored = self.snapshots.get(&snapshot).map(|state| &state.stored);
+        let recorded = match stored {
+            Some(Stored::Whole(record)) => record.meta.iter().filter_map(key_of).collect(),
+            _ => Vec::new(),
+        };
+        asked.iter().chain(&recorded).any(|key| self.is_being_adopted(key))
     }
 
     fn refuse(&mut self, request: &VolumesSnapshotConfig, failure: Failure, cx: &mut Ctx<Self>) {
@@ -251,9 +265,9 @@ impl Volumemgr {
         let Some(meta) = intent.volumes.get(volume) else { return false };
         let key = VolumeKey { volume: *volume, generation: meta.generation };
         let row = cx.get::<VolumeRecord>(&key).filter(|row| row.stage != VolumeStage::Destroying);
-        let state = self.snapshots.entry(intent.snapshot).or_default();
         match row {
             Some(row) => {
+                let state = self.snapshots.entry(intent.snapshot).or_default();
                 state.progress.insert(*volume, Progress::Running);
                 cx.job(VolumeJob::Step(StepOrder {
                     snapshot: intent.snapshot,
@@ -266,14 +280,20 @@ impl Volumemgr {
                 }));
                 true
             }
+            // Its row was lost, and it is there: the step waits until it is taken in again.
+            None if self.is_being_adopted(&key) => true,
+            // What cannot be read is not back where it was.
+            None if step == VolumeStep::ApplySafety && self.strays.contains_key(&key) => true,
             // The snapshot went with its volume; and what is not there needs nothing put back.
             None if !step.is_forward() => {
+                let state = self.snapshots.entry(intent.snapshot).or_default();
                 state.progress.insert(*volume, Progress::Done);
                 false
             }
             None => {
                 let error = ErrorReport::new(format!("volume {key} is missing"), cx.now())
                     .about(EntityKind::Volume, volume);
+                let state = self.snapshots.entry(intent.snapshot).or_default();
                 state.progress.insert(*volume, Progress::Failed { error, tries: 1, permanent: true });
                 false
             }
@@ -454,6 +474,15 @@ impl Volumemgr {
             ));
             self.refuse(&request, failure, cx);
         }
+    }
+}
+
+fn key_of((volume, meta): (&VolumeId, &VolumeSnapshotMeta)) -> Option<VolumeKey> {
+    match meta {
+        VolumeSnapshotMeta::Recorded(meta) => {
+            Some(VolumeKey { volume: *volume, generation: meta.generation })
+        }
+        VolumeSnapshotMeta::Eve(_) => None,
     }
 }
 

@@ -145,6 +145,7 @@ impl Volumemgr {
             stage: row.as_ref().map(|row| row.stage),
             configured: listed || row.is_some() || self.strays.contains_key(key),
             listed,
+            found: self.strays.contains_key(key),
             used: holds.is_used(key),
             held: holds.is_held(key),
             used_in_another_generation: holds.is_used_in_another_generation(key),
@@ -251,6 +252,12 @@ impl Volumemgr {
             let location = PathBuf::from(&stray.file_location);
             cx.job(VolumeJob::Check(Place { key, location, format: stray.format }));
         }
+    }
+
+    /// Its row was lost and its file is there: it is no missing volume, it will be here soon. Not if it cannot be read.
+    pub(super) fn is_being_adopted(&self, key: &VolumeKey) -> bool {
+        let failed = |state: &VolumeState| matches!(state.work, Work::Failed { doing: Doing::Adopting, .. });
+        self.strays.contains_key(key) && !self.volumes.get(key).is_some_and(failed)
     }
 
     fn destroy(&mut self, key: VolumeKey, cx: &mut Ctx<Self>) {

@@ -124,7 +124,7 @@ pub fn domain(
     }
     let disks = applied.volumes.iter().map(|volume| {
         let status = refs(&VolumeRefKey { app: state.app, volume: volume.key() })?;
-        let ready = status.error.is_none() && status.state == holdfast_types::SwState::CreatedVolume;
+        let ready = status.hindrance().is_none() && status.state == holdfast_types::SwState::CreatedVolume;
         let format = status.format.filter(|_| ready)?;
         Some(DiskConfig {
             volume: volume.key(),

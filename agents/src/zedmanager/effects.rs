@@ -137,7 +137,7 @@ impl Zedmanager {
         let failed = next.iter().filter(|key| !keys.contains(key)).filter(|key| {
             self.volume_refs
                 .get(&VolumeRefKey { app: id, volume: **key })
-                .is_some_and(|status| status.error.is_some())
+                .is_some_and(|status| status.hindrance().is_some())
         });
         let volumes = keys
             .iter()
@@ -152,6 +152,7 @@ impl Zedmanager {
             volumes,
             start_delayed: app.start == Start::Delayed,
             blocked: (app.waiting == WaitingFor::Admission).then(|| blocked(cx)),
+            lost_row: self.lost_rows.get(&id).cloned(),
         };
         let status = status::build(&app.state, &sources);
         cx.publish(status);
@@ -167,6 +168,7 @@ impl Zedmanager {
         cx.unpublish::<DomainConfig>(&id);
         cx.unpublish::<AppInstanceStatus>(&id);
         cx.unpublish::<AppInstanceState>(&id);
+        self.lost_rows.remove(&id);
         if let Some(config) = received {
             // Listed again while it was being deleted: a new application.
             self.receive(id, Some(config));

@@ -11,6 +11,9 @@ use super::inventory::{self, Scan, ScannedSnapshot};
 use super::{App, Event, Start, Zedmanager};
 use crate::runtime::Ctx;
 
+/// More operations than an application has in its life.
+const LOST_NUMBERS: u64 = 1_000_000;
+
 impl Zedmanager {
     /// Remembers what the event says and names the applications it may move.
     pub(super) fn take_in(&mut self, event: Event, cx: &mut Ctx<Self>) -> Vec<AppId> {
@@ -94,7 +97,7 @@ impl Zedmanager {
         match (self.apps.get_mut(&id), config) {
             (Some(app), config) => app.received = config,
             (None, Some(config)) => {
-                let mut app = App::new(new_state(&config));
+                let mut app = App::new(new_state(&config, self.lost_rows.contains_key(&id)));
                 app.received = Some(config);
                 self.apps.insert(id, app);
             }
@@ -118,10 +121,12 @@ impl Zedmanager {
         for app in self.apps.values_mut() {
             inventory::mark_incomplete(&mut app.state, &self.saved, &self.directories, cx.now());
         }
+        self.skip_lost_numbers();
         for (id, config) in std::mem::take(&mut self.early) {
             // The first configuration an application without a row ever sees sets the rollback baseline ([003] A4),
             // also when its snapshots were found without a row.
-            let app = self.apps.entry(id).or_insert_with(|| App::new(new_state(&config)));
+            let is_lost = self.lost_rows.contains_key(&id);
+            let app = self.apps.entry(id).or_insert_with(|| App::new(new_state(&config, is_lost)));
             if app.written.is_none() {
                 app.state.rollback_counter = config.snapshot.rollback.counter;
             }
@@ -135,6 +140,16 @@ impl Zedmanager {
         cx.signal_restarted::<VolumesSnapshotConfig>();
         cx.signal_restarted::<SnapshotPreflightConfig>();
         apps
+    }
+
+    /// Operation numbers never come again: beyond those of the snapshots that are left, the lost row knew others, and
+    /// storage may still have an intent with one of them.
+    fn skip_lost_numbers(&mut self) {
+        for app in self.apps.values_mut() {
+            if app.written.is_none() && self.lost_rows.contains_key(&app.state.app) {
+                app.state.last_operation.0 += LOST_NUMBERS;
+            }
+        }
     }
 
     /// Files one scanned snapshot with its application.
@@ -168,9 +183,13 @@ fn keep<K: Ord, V>(map: &mut BTreeMap<K, V>, key: K, value: Option<V>) {
     }
 }
 
-fn new_state(config: &AppInstanceConfig) -> AppInstanceState {
+fn new_state(config: &AppInstanceConfig, is_lost: bool) -> AppInstanceState {
     // [003] A4: the first configuration sets the baseline without acting.
-    AppInstanceState { rollback_counter: config.snapshot.rollback.counter, ..bare_state(config.app()) }
+    AppInstanceState {
+        rollback_counter: config.snapshot.rollback.counter,
+        last_operation: OperationNumber(if is_lost { LOST_NUMBERS } else { 0 }),
+        ..bare_state(config.app())
+    }
 }
 
 fn bare_state(app: AppId) -> AppInstanceState {

@@ -10,6 +10,7 @@ use std::time::Duration;
 use holdfast_persist::disk::{Disk, EntryKind};
 use holdfast_persist::layout::PersistLayout;
 use holdfast_persist::record;
+use holdfast_pubsub::DamagedRow;
 use holdfast_types::*;
 
 use crate::runtime::{Backend, Job, JobId};
@@ -75,6 +76,19 @@ pub fn scan(disk: &dyn Disk, layout: &PersistLayout) -> Scan {
         }
     }
     scan
+}
+
+/// Rows that are in quarantine, by application, and what to say of them. The application is installed as the controller
+/// wants it now, its snapshots are taken in from their own records, and its rollback counter counts as acted on.
+pub fn lost_rows(damaged: &[DamagedRow], now: Timestamp) -> BTreeMap<AppId, ErrorReport> {
+    let lost = damaged.iter().filter_map(|row| {
+        let app: AppId = row.key.parse().ok()?;
+        tracing::error!(%app, reason = row.reason, "the row of an application was damaged");
+        let text = format!("application {app}: its row was damaged and is in quarantine: {}", row.reason);
+        let error = ErrorReport::new(format!("{text}; an update or rollback that ran is forgotten"), now);
+        Some((app, error.severity(Severity::Warning).about(EntityKind::AppInstance, app)))
+    });
+    lost.collect()
 }
 
 /// Damage is judged afresh at each start: a record that was brought back makes its snapshot whole again.

@@ -120,6 +120,8 @@ pub struct Zedmanager {
     config_complete: bool,
     storage_known: bool,
     domains_known: bool,
+    /// Applications whose row was lost, and what to say of it as long as this process runs ([003] H3).
+    lost_rows: BTreeMap<AppId, ErrorReport>,
     /// Every domain that is wanted stands on the bus, and domainmgr was told that this is all.
     domains_wished: bool,
 }
@@ -140,6 +142,7 @@ impl Zedmanager {
             config_complete: false,
             storage_known: false,
             domains_known: false,
+            lost_rows: BTreeMap::new(),
             domains_wished: false,
         }
     }
@@ -166,6 +169,7 @@ impl Agent for Zedmanager {
     }
 
     fn start(&mut self, cx: &mut Ctx<Self>) {
+        self.lost_rows = inventory::lost_rows(cx.damaged_rows(), cx.now());
         for row in cx.rows::<AppInstanceState>() {
             let mut app = App::new((*row).clone());
             app.written = Some((*row).clone());
@@ -313,7 +317,7 @@ impl Zedmanager {
     fn readiness(&self, app: &App) -> BTreeMap<VolumeKey, Readiness> {
         let refs = self.volume_refs.values().filter(|status| status.key.app == app.state.app);
         refs.map(|status| {
-            let readiness = match &status.error {
+            let readiness = match status.hindrance() {
                 Some(error) => Readiness::Broken(error.clone()),
                 None if status.state == SwState::CreatedVolume => Readiness::Ready,
                 None => Readiness::Pending,

@@ -19,6 +19,8 @@ pub struct Sources<'a> {
     pub start_delayed: bool,
     /// Why no operation may begin, when one would.
     pub blocked: Option<ErrorReport>,
+    /// Its row was found damaged at the start.
+    pub lost_row: Option<ErrorReport>,
 }
 
 pub fn build(state: &AppInstanceState, sources: &Sources<'_>) -> AppInstanceStatus {
@@ -62,7 +64,7 @@ fn sw_state(state: &AppInstanceState, sources: &Sources<'_>) -> SwState {
     if state.applied.is_some() && !activate {
         return SwState::Halted;
     }
-    if sources.volumes.iter().any(|volume| volume.error.is_some()) {
+    if sources.volumes.iter().any(|volume| volume.hindrance().is_some()) {
         return SwState::Error;
     }
     if let Some(volume) = sources
@@ -105,8 +107,9 @@ fn errors(state: &AppInstanceState, sources: &Sources<'_>) -> Vec<ErrorReport> {
         .as_ref()
         .filter(|failure| Some(&failure.error) != waiting.as_ref())
         .map(|failure| failure.error.clone());
+    let node = sources.blocked.iter().chain(&sources.lost_row).cloned();
     let mut errors: Vec<ErrorReport> =
-        volumes.chain(domain).chain(waiting.clone()).chain(failure).chain(sources.blocked.clone()).collect();
+        volumes.chain(domain).chain(waiting.clone()).chain(failure).chain(node).collect();
     // One cause may reach the application on several ways; people need it once.
     let mut seen = std::collections::BTreeSet::new();
     errors.retain(|error| seen.insert(error.summary.clone()));
