@@ -8,7 +8,7 @@ use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::Duration;
 
-use holdfast_persist::{Disk, PersistLayout};
+use holdfast_persist::{Disk, PersistLayout, crashsafe};
 use holdfast_types::error_chain;
 
 use super::checkpoint::{self, Checkpoint};
@@ -116,10 +116,14 @@ impl fmt::Debug for Received {
     }
 }
 
-/// Changes nothing.
+/// Sweeps what is left of a configuration that was cut off while it was saved: with the controller away, or having
+/// gone back to what is saved, nothing would ever be written over it, and it may hold secrets. Changes nothing else.
 pub fn read_checkpoint(env: &ZedagentEnv) -> CheckpointRead {
-    let path = env.layout.last_config_file();
-    let bytes = match env.disk.read(&path) {
+    let found = env.disk.read(&env.layout.last_config_file());
+    if let Err(error) = crashsafe::sweep_temporaries(&*env.disk, &env.layout.checkpoint_dir()) {
+        tracing::warn!(error = error_chain(&error), "the remains of a cut-off configuration cannot be swept");
+    }
+    let bytes = match found {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == ErrorKind::NotFound => return CheckpointRead::Missing,
         Err(error) => return CheckpointRead::Unreadable(error_chain(&error)),

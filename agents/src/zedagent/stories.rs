@@ -5,6 +5,7 @@ use std::io;
 use std::path::Path;
 use std::time::Duration;
 
+use holdfast_persist::Disk;
 use holdfast_pubsub::{Change, Mailbox};
 use holdfast_types::*;
 use prost::Message;
@@ -102,6 +103,21 @@ fn a_cut_while_a_configuration_is_taken_leaves_the_old_one_or_the_new_one() {
         }
     }
     assert_eq!(outcomes, BTreeSet::from([1, 2]), "both were seen");
+}
+
+/// Found by the real kills: nothing was written over it while the controller was away, so it stayed.
+#[test]
+fn what_is_left_of_a_configuration_cut_off_while_it_was_saved_goes_at_the_next_start() {
+    let node = Node::new(controller_with(config([app(APP_A, "1")]))).start();
+    let temporary = node.bench.layout.checkpoint_dir().join(".tmp~lastconfig");
+    node.bench.disk.create_new(&temporary, b"half of", 0o600).unwrap();
+    node.bench.disk.sync_dir(&node.bench.layout.checkpoint_dir()).unwrap();
+    node.controller.go_away();
+    let node = node.cut_power();
+    assert!(node.bench.disk.metadata(&temporary).unwrap().is_some(), "it survived the cut");
+    let node = node.start();
+    node.expect_versions(&[(APP_A, "1")]);
+    assert_eq!(node.bench.disk.metadata(&temporary).unwrap(), None);
 }
 
 #[test]
