@@ -3,7 +3,7 @@
 //! A topic begins with the first one who names its type, publisher or subscriber; it never ends. It has one
 //! publication, taken once: there is no other start than the start of the process.
 
-use std::any::Any;
+use std::any::{Any, TypeId};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
@@ -23,8 +23,13 @@ pub struct Bus {
 
 struct Inner {
     backing: Option<Arc<dyn RowBacking>>,
-    /// `TopicCell<T>` by the topic's name.
-    topics: Mutex<BTreeMap<&'static str, Arc<dyn Any + Send + Sync>>>,
+    /// `TopicCell<T>` by `T`.
+    topics: Mutex<BTreeMap<TypeId, Named>>,
+}
+
+struct Named {
+    name: &'static str,
+    cell: Arc<dyn Any + Send + Sync>,
 }
 
 /// Why a topic cannot be published.
@@ -79,8 +84,14 @@ impl Bus {
 
     pub(crate) fn topic<T: Topic>(&self) -> Arc<TopicCell<T>> {
         let mut topics = self.inner.topics.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        let cell = topics.entry(T::NAME).or_insert_with(|| Arc::new(TopicCell::<T>::new()));
-        Arc::clone(cell).downcast().unwrap_or_else(|_| panic!("two types are named {} as topics", T::NAME))
+        if let Some(known) = topics.get(&TypeId::of::<T>()) {
+            return Arc::clone(&known.cell).downcast().expect("a cell is kept under its own type");
+        }
+        let is_taken = topics.values().any(|known| known.name == T::NAME);
+        assert!(!is_taken, "two types are named {} as topics", T::NAME);
+        let cell = Arc::new(TopicCell::<T>::new());
+        topics.insert(TypeId::of::<T>(), Named { name: T::NAME, cell: cell.clone() });
+        cell
     }
 }
 
