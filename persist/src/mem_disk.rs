@@ -84,7 +84,8 @@ impl MemDisk {
             inodes: BTreeMap::new(),
             next_inode: ROOT,
             capacity_bytes,
-            calls: Vec::new(),
+            call_count: 0,
+            log: Some(Vec::new()),
             fuses: Vec::new(),
             locks: BTreeMap::new(),
             next_lock: 0,
@@ -112,8 +113,9 @@ impl MemDisk {
     /// are reset. Asked in the order of paths, directories before what is in them.
     pub fn crash_with(&self, fate: &mut dyn FnMut(Unsynced<'_>) -> Fate) {
         let mut state = self.lock_state();
-        let mut survivors = Survivors { kept: BTreeMap::new(), next_inode: ROOT, fate };
-        state.survive(ROOT, Path::new("/"), &mut survivors);
+        let next_inode = state.next_inode;
+        let mut survivors = Survivors { kept: BTreeMap::new(), next_inode, fate };
+        state.survive(ROOT, &mut vec![Path::new("/").as_os_str()], &mut survivors);
         let Survivors { kept, next_inode, .. } = survivors;
         state.inodes = kept;
         state.next_inode = next_inode;
@@ -121,8 +123,8 @@ impl MemDisk {
         state.fuses.clear();
     }
 
-    /// Another disk that is now as this one is, un-synced writes included; from here on they differ. It has logged
-    /// nothing, and no locks and fuses. Content is shared until one of them changes it.
+    /// Another disk that is now as this one is, un-synced writes included; from here on they differ. It counts its
+    /// calls but does not log them, and has no locks and fuses. Content is shared until one of them changes it.
     pub fn fork(&self) -> MemDisk {
         let state = self.lock_state();
         MemDisk {
@@ -130,7 +132,8 @@ impl MemDisk {
                 inodes: state.inodes.clone(),
                 next_inode: state.next_inode,
                 capacity_bytes: state.capacity_bytes,
-                calls: Vec::new(),
+                call_count: 0,
+                log: None,
                 fuses: Vec::new(),
                 locks: BTreeMap::new(),
                 next_lock: state.next_lock,
@@ -140,9 +143,8 @@ impl MemDisk {
 
     /// Equal for disks that hold the same names with the same live content. Not a counted call.
     pub fn fingerprint(&self) -> u64 {
-        // With fixed keys: the same in every process.
-        #[allow(deprecated)]
-        let mut hasher = std::hash::SipHasher::new();
+        // Without keys: the same in every process.
+        let mut hasher = rustc_hash::FxHasher::default();
         self.lock_state().hash_below(ROOT, &mut hasher);
         hasher.finish()
     }
@@ -152,13 +154,13 @@ impl MemDisk {
         self.lock_state().capacity_bytes = capacity_bytes;
     }
 
-    /// Every call so far, failed ones too.
+    /// Every call so far, failed ones too; nothing on a fork.
     pub fn calls(&self) -> Vec<Call> {
-        self.lock_state().calls.clone()
+        self.lock_state().log.clone().unwrap_or_default()
     }
 
     pub fn call_count(&self) -> usize {
-        self.lock_state().calls.len()
+        self.lock_state().call_count
     }
 
     /// The paths of all files and symlinks that are there now, sorted. Not a counted call.
@@ -171,7 +173,7 @@ impl MemDisk {
 
     fn set_fuse(&self, n: usize, kind: ErrorKind, and_all_after: bool) {
         let mut state = self.lock_state();
-        let at_call = state.calls.len() + n;
+        let at_call = state.call_count + n;
         state.fuses.push(Fuse { at_call, kind, and_all_after });
     }
 
@@ -187,7 +189,10 @@ impl MemDisk {
         act: impl FnOnce(&mut State) -> io::Result<T>,
     ) -> io::Result<T> {
         let mut state = self.lock_state();
-        state.calls.push(Call { verb, path: path.to_path_buf() });
+        state.call_count += 1;
+        if let Some(log) = &mut state.log {
+            log.push(Call { verb, path: path.to_path_buf() });
+        }
         match state.blown_fuse() {
             Some(kind) => Err(io::Error::new(kind, format!("{kind} (injected)"))),
             None => act(&mut state),

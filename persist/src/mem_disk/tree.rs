@@ -20,7 +20,9 @@ pub(super) struct State {
     pub inodes: BTreeMap<InodeId, Inode>,
     pub next_inode: InodeId,
     pub capacity_bytes: u64,
-    pub calls: Vec<Call>,
+    pub call_count: usize,
+    /// Forks keep none.
+    pub log: Option<Vec<Call>>,
     pub fuses: Vec<Fuse>,
     pub locks: BTreeMap<PathBuf, u64>,
     pub next_lock: u64,
@@ -72,7 +74,7 @@ impl State {
     }
 
     pub(super) fn blown_fuse(&mut self) -> Option<ErrorKind> {
-        let this_call = self.calls.len();
+        let this_call = self.call_count;
         self.fuses
             .iter()
             .find(|fuse| fuse.at_call == this_call || (fuse.and_all_after && fuse.at_call < this_call))
@@ -221,10 +223,15 @@ impl State {
         }
     }
 
-    /// Copies what survives of this inode and of all below it.
-    pub(super) fn survive(&self, id: InodeId, path: &Path, after: &mut Survivors<'_>) -> InodeId {
-        let copy_id = after.next_inode;
-        after.next_inode += 1;
+    /// Keeps what survives of this inode and of all below it. Two names of one inode, which a half-done rename leaves,
+    /// become two inodes: the second gets a number of its own.
+    pub(super) fn survive<'a>(
+        &'a self,
+        id: InodeId,
+        path: &mut Vec<&'a OsStr>,
+        after: &mut Survivors<'_>,
+    ) -> InodeId {
+        let kept_id = if after.kept.contains_key(&id) { after.new_inode() } else { id };
         let original = &self.inodes[&id];
         let body = match &original.body {
             Body::File { live, durable } => {
@@ -233,15 +240,40 @@ impl State {
             }
             Body::Directory { live, durable, ties } => {
                 let names = surviving_names(live, durable, ties, path, after);
-                let copied = names
-                    .iter()
-                    .map(|(name, child)| (name.clone(), self.survive(*child, &path.join(name), after)));
-                let names: Arc<Names> = Arc::new(copied.collect());
+                let names = self.survive_below(live, durable, names, path, after);
                 Body::Directory { live: Arc::clone(&names), durable: names, ties: Vec::new() }
             }
         };
-        after.kept.insert(copy_id, Inode { mode: original.mode, body });
-        copy_id
+        after.kept.insert(kept_id, Inode { mode: original.mode, body });
+        kept_id
+    }
+
+    /// All that these names lead to; `live` and `durable` hold the names for longer than `names` does.
+    fn survive_below<'a>(
+        &'a self,
+        live: &'a Names,
+        durable: &'a Names,
+        names: Arc<Names>,
+        path: &mut Vec<&'a OsStr>,
+        after: &mut Survivors<'_>,
+    ) -> Arc<Names> {
+        let mut moved = Vec::new();
+        for (name, child) in names.iter() {
+            let known = live.get_key_value(name).or_else(|| durable.get_key_value(name));
+            let (lasting, _) = known.expect("what survives was live or durable");
+            path.push(lasting);
+            let kept = self.survive(*child, path, after);
+            path.pop();
+            if kept != *child {
+                moved.push((name.clone(), kept));
+            }
+        }
+        if moved.is_empty() {
+            return names;
+        }
+        let mut names = (*names).clone();
+        names.extend(moved);
+        Arc::new(names)
     }
 
     pub(super) fn hash_below(&self, id: InodeId, hasher: &mut impl Hasher) {
@@ -262,22 +294,33 @@ impl State {
     }
 }
 
+impl Survivors<'_> {
+    fn new_inode(&mut self) -> InodeId {
+        self.next_inode += 1;
+        self.next_inode - 1
+    }
+}
+
 fn surviving_content(
     live: &Arc<Vec<u8>>,
     durable: &Arc<Vec<u8>>,
-    path: &Path,
+    path: &[&OsStr],
     after: &mut Survivors<'_>,
 ) -> Arc<Vec<u8>> {
     if Arc::ptr_eq(live, durable) || live == durable {
         return Arc::clone(durable);
     }
-    match (after.fate)(Unsynced::Content { path }) {
+    match (after.fate)(Unsynced::Content { path: &joined(path) }) {
         Fate::Lost => Arc::clone(durable),
         Fate::Kept => Arc::clone(live),
         Fate::Torn { sector_bytes, kept_sectors } => {
             Arc::new(torn(live, durable, sector_bytes.max(1), kept_sectors))
         }
     }
+}
+
+fn joined(path: &[&OsStr]) -> PathBuf {
+    path.iter().collect()
 }
 
 /// The length is the new one; a lost sector has its old bytes, or zeros where there were none.
@@ -299,15 +342,16 @@ fn surviving_names(
     live: &Arc<Names>,
     durable: &Arc<Names>,
     ties: &[(OsString, OsString)],
-    directory: &Path,
+    path: &[&OsStr],
     after: &mut Survivors<'_>,
 ) -> Arc<Names> {
     if Arc::ptr_eq(live, durable) || live == durable {
         return Arc::clone(durable);
     }
+    let directory = joined(path);
     let mut names = (**durable).clone();
     for group in changed_groups(live, durable, ties) {
-        if (after.fate)(Unsynced::Names { directory, names: &group }) == Fate::Lost {
+        if (after.fate)(Unsynced::Names { directory: &directory, names: &group }) == Fate::Lost {
             continue;
         }
         for name in group {
