@@ -21,6 +21,11 @@ impl StepExecutor {
         self.lock().iter().map(|run| run.info().clone()).collect()
     }
 
+    /// How many started jobs wait to be run.
+    pub fn started_count(&self) -> usize {
+        self.lock().len()
+    }
+
     /// Takes a started job out, to run it or to end it with an event of one's own.
     pub fn take(&self, number: usize) -> Option<JobRun> {
         self.lock().remove(number)

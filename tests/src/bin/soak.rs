@@ -11,6 +11,10 @@ use std::time::Instant;
 use clap::Parser;
 use holdfast_tests::world::explore::{Bases, Failure, Outcome, explore_numbered};
 
+/// A simulated node is many small short-lived values.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Cuts the power of simulated nodes and checks what becomes of them
 #[derive(Debug, Parser)]
 #[command(name = "soak", version)]

@@ -12,6 +12,7 @@
 use std::collections::HashSet;
 
 use holdfast_agents::runtime::{Entropy, SeededEntropy};
+use holdfast_persist::MemDisk;
 
 use super::ground::locked;
 use super::tap::{CutPoint, Recorder};
@@ -192,31 +193,40 @@ fn cut_everywhere(points: &[CutPoint], story: &str, depth: Depth, outcome: &mut 
                 continue;
             }
             outcome.cuts += 1;
-            recover(point, survival, story, depth, outcome);
+            recover(point, survival, disk, story, depth, outcome);
         }
     }
 }
 
-fn recover(point: &CutPoint, survival: Survival, story: &str, depth: Depth, outcome: &mut Outcome) {
+/// Lets the power come back on what the cut left of a moment's disk.
+fn recover(
+    point: &CutPoint,
+    survival: Survival,
+    disk: MemDisk,
+    story: &str,
+    depth: Depth,
+    outcome: &mut Outcome,
+) {
     let recorder = if depth.second_cuts { Recorder::All(Vec::new()) } else { Recorder::Off };
-    let story = format!("{story}, cut at call {} ({}) {survival:?}", point.call, point.what);
-    let mut point = point.clone();
-    // The link is there again: faults have stopped.
-    point.ground.orders.is_away = false;
-    let mut world = match World::after_cut(&point, survival, recorder, Schedule::Fixed) {
+    let story = || format!("{story}, cut at call {} ({}) {survival:?}", point.call, point.what);
+    let mut world = match World::after_cut_with(point, survival, disk, recorder, Schedule::Fixed) {
         Ok(world) => world,
-        Err(violation) => return outcome.failures.push(Failure { story, violation, trace: Vec::new() }),
+        Err(violation) => {
+            return outcome.failures.push(Failure { story: story(), violation, trace: Vec::new() });
+        }
     };
     let settled = world.settle();
     outcome.trace_hash = outcome.trace_hash.rotate_left(1) ^ locked(&world.ground).trace_hash;
     match settled {
-        Err(violation) => outcome.failures.push(Failure { story, violation, trace: trace_of(&world) }),
+        Err(violation) => {
+            outcome.failures.push(Failure { story: story(), violation, trace: trace_of(&world) });
+        }
         Ok(()) => {
             if let Recorder::All(points) = world.tap.taken()
                 && depth.second_cuts
             {
                 let depth = Depth { coins: 0, second_cuts: false };
-                cut_everywhere(&points, &story, depth, outcome);
+                cut_everywhere(&points, &story(), depth, outcome);
             }
         }
     }

@@ -7,7 +7,8 @@
 //! it starts must then be what the model says, on all its volumes and under the right version (I1, I2).
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::hash::{Hash, Hasher};
+use std::fmt::Write;
+use std::hash::Hasher;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -80,13 +81,12 @@ impl Ground {
 
     /// One line of the trace. It always counts for the hash, and is kept only when somebody wants to read it.
     pub fn note(&mut self, line: std::fmt::Arguments<'_>) {
-        let text = line.to_string();
-        #[allow(deprecated)]
-        let mut hasher = std::hash::SipHasher::new();
-        (self.trace_hash, &text).hash(&mut hasher);
-        self.trace_hash = hasher.finish();
+        let mut hash = Hashed(rustc_hash::FxHasher::default());
+        hash.0.write_u64(self.trace_hash);
+        hash.write_fmt(line).expect("hashing does not fail");
+        self.trace_hash = hash.0.finish();
         if self.is_traced {
-            self.trace.push(text);
+            self.trace.push(line.to_string());
         }
     }
 
@@ -241,6 +241,16 @@ impl Ground {
             self.violated("I3", format_args!("snapshot {id} was available and is {state:?}"));
         }
         self.promised.remove(&id);
+    }
+}
+
+/// Text that is only hashed.
+struct Hashed(rustc_hash::FxHasher);
+
+impl std::fmt::Write for Hashed {
+    fn write_str(&mut self, text: &str) -> std::fmt::Result {
+        self.0.write(text.as_bytes());
+        Ok(())
     }
 }
 

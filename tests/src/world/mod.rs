@@ -142,8 +142,21 @@ impl World {
     ) -> Result<World, Violation> {
         let disk = point.disk.fork();
         survival.cut(&disk);
+        World::after_cut_with(point, survival, disk, recorder, schedule)
+    }
+
+    /// The power comes back at this moment, on this disk: what the cut left of the moment's.
+    pub fn after_cut_with(
+        point: &CutPoint,
+        survival: Survival,
+        disk: MemDisk,
+        recorder: Recorder,
+        schedule: Schedule,
+    ) -> Result<World, Violation> {
         let mut ground = point.ground.clone();
         ground.power_cycle();
+        // Faults have stopped: the link is there again.
+        ground.orders.is_away = false;
         ground.note(format_args!(
             "power cut before call {}: {}; un-synced writes: {survival:?}",
             point.call, point.what
@@ -218,22 +231,27 @@ impl World {
 
     /// One event or one job, if there is one. False when only time can move anything.
     pub fn step(&mut self) -> Result<bool, Violation> {
-        let ready: Vec<usize> =
-            (0..self.drivers.len()).filter(|number| self.drivers[*number].has_events()).collect();
-        let jobs = self.executor.started().len();
-        let choices = ready.len() + jobs;
-        if choices == 0 {
-            return Ok(false);
+        let mut ready = self.drivers.iter().enumerate().filter(|(_, driver)| driver.has_events());
+        match &self.schedule {
+            Schedule::Fixed => match ready.next() {
+                Some((number, _)) => self.step_agent(number)?,
+                None if self.executor.started_count() == 0 => return Ok(false),
+                None => self.run_job(0),
+            },
+            Schedule::Drawn(chance) => {
+                let ready: Vec<usize> = ready.map(|(number, _)| number).collect();
+                let choices = ready.len() + self.executor.started_count();
+                if choices == 0 {
+                    return Ok(false);
+                }
+                let choice = (chance.next_u64() % choices as u64) as usize;
+                match ready.get(choice) {
+                    Some(number) => self.step_agent(*number)?,
+                    None => self.run_job(choice - ready.len()),
+                }
+            }
         }
-        let choice = match &self.schedule {
-            Schedule::Fixed => 0,
-            Schedule::Drawn(chance) => (chance.next_u64() % choices as u64) as usize,
-        };
         self.steps += 1;
-        match ready.get(choice) {
-            Some(number) => self.step_agent(*number)?,
-            None => self.run_job(choice - ready.len()),
-        }
         self.judge()?;
         Ok(true)
     }
