@@ -19,7 +19,7 @@ use std::process::Command;
 use holdfast_persist::PersistLayout;
 use holdfast_persist::crashsafe::TEMPORARY_PREFIX;
 use holdfast_types::{
-    AppInstanceConfig, AppInstanceState, OperationKind, Phase, SnapshotAction, SnapshotId,
+    AppInstanceConfig, AppInstanceState, Operation, OperationKind, Phase, SnapshotAction, SnapshotId,
     SnapshotInstanceStatus, SnapshotIntent, SnapshotState, Topic, VolumeId, VolumeKey, VolumeRecord,
     VolumeSnapshotMeta, VolumesSnapshotStatus,
 };
@@ -83,6 +83,10 @@ pub fn under_way(persist: &Persist) -> Result<(Hit, String), String> {
         return Ok((hit, "no row".to_owned()));
     }
     let row = persist.row()?;
+    let deletes_app = |operation: &&Operation| operation.kind == OperationKind::DeleteApp;
+    if let Some(operation) = row.operation.as_ref().filter(deletes_app) {
+        return Ok((Hit::DeleteApp, format!("delete app {:?}", operation.phase)));
+    }
     if let Some(intent) = intents.first() {
         let hit = match intent.action {
             SnapshotAction::Create => Hit::Create,
@@ -93,7 +97,6 @@ pub fn under_way(persist: &Persist) -> Result<(Hit, String), String> {
     }
     if let Some(operation) = &row.operation {
         let hit = match operation.kind {
-            OperationKind::DeleteApp => Hit::DeleteApp,
             OperationKind::Rollback => Hit::Rollback,
             OperationKind::DeleteSnapshots => Hit::Delete,
             _ if operation.phase == Phase::DeletingSnapshots => Hit::Delete,
