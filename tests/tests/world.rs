@@ -2,11 +2,11 @@
 //!
 //! `make soak` does the same for hours. A violation found there is kept here under the name of what went wrong.
 
-use holdfast_tests::world::explore::{Bases, Depth, Outcome, explore, explore_seed};
+use holdfast_tests::world::explore::{Bases, Depth, Outcome, Second, Show, explore, explore_seed};
 use holdfast_tests::world::workload::{Op, SETTINGS, Workload, every};
 
-const ONE_CUT: Depth = Depth { coins: 1, second_cuts: false };
-const TWO_CUTS: Depth = Depth { coins: 0, second_cuts: true };
+const ONE_CUT: Depth = Depth { coins: 1, second: Second::No };
+const TWO_CUTS: Depth = Depth { coins: 0, second: Second::Too };
 
 fn bases() -> Bases {
     Bases::new().expect("applications can be deployed")
@@ -33,7 +33,7 @@ fn the_power_may_go_at_every_call_of_every_single_operation() {
     let bases = bases();
     let mut cuts = 0;
     for workload in every(1) {
-        let outcome = explore(&bases, &workload, ONE_CUT, false);
+        let outcome = explore(&bases, &workload, ONE_CUT, Show::Nothing);
         expect_kept(&outcome);
         cuts += outcome.cuts;
     }
@@ -44,7 +44,7 @@ fn the_power_may_go_at_every_call_of_every_single_operation() {
 fn the_power_may_go_again_at_every_call_of_the_recovery() {
     let bases = bases();
     for op in [Op::SnapshotByUpdate, Op::RollBack] {
-        expect_kept(&explore(&bases, &workload(0, &[op]), TWO_CUTS, false));
+        expect_kept(&explore(&bases, &workload(0, &[op]), TWO_CUTS, Show::Nothing));
     }
 }
 
@@ -53,7 +53,7 @@ fn the_power_may_go_while_one_order_follows_another() {
     let bases = bases();
     // A prime stride meets every operation in both places.
     for workload in every(2).iter().skip(24).step_by(13) {
-        let outcome = explore(&bases, workload, Depth { coins: 0, second_cuts: false }, false);
+        let outcome = explore(&bases, workload, Depth { coins: 0, second: Second::No }, Show::Nothing);
         assert!(outcome.failures.is_empty(), "{:?}", outcome.failures.first());
     }
 }
@@ -61,7 +61,8 @@ fn the_power_may_go_while_one_order_follows_another() {
 #[test]
 fn the_same_seed_gives_the_same_trace() {
     let bases = bases();
-    let hash = |seed| explore_seed(&bases, seed, Depth { coins: 0, second_cuts: false }, false).trace_hash;
+    let hash =
+        |seed| explore_seed(&bases, seed, Depth { coins: 0, second: Second::No }, Show::Nothing).trace_hash;
     assert_eq!(hash(1_000_001), hash(1_000_001));
     assert_ne!(hash(1_000_001), hash(1_000_002));
 }
@@ -74,7 +75,7 @@ fn the_same_seed_gives_the_same_trace() {
 fn what_was_cut_before_the_power_went_is_claimed_before_it_is_counted_on() {
     let bases = bases();
     for op in [Op::SnapshotByUpdate, Op::SnapshotNow] {
-        expect_kept(&explore(&bases, &workload(1, &[op]), ONE_CUT, false));
+        expect_kept(&explore(&bases, &workload(1, &[op]), ONE_CUT, Show::Nothing));
     }
 }
 
@@ -82,5 +83,5 @@ fn what_was_cut_before_the_power_went_is_claimed_before_it_is_counted_on() {
 /// again, and trimmed again; the node failed at every start.
 #[test]
 fn what_an_operation_has_just_cut_is_not_trimmed_under_it() {
-    expect_kept(&explore_seed(&bases(), 1_000_096, ONE_CUT, false));
+    expect_kept(&explore_seed(&bases(), 1_000_096, ONE_CUT, Show::Nothing));
 }

@@ -1,9 +1,10 @@
-//! `replay`: runs the workload of one seed again, with the trace of every violation, or of the run without a cut.
+//! `replay`: runs the workload of one seed again and steps through its first violation, or through one cut of one's
+//! choice: who handles what, each call to a device, and what changed in each record and image.
 
 use std::process::ExitCode;
 
 use clap::Parser;
-use holdfast_tests::world::explore::{Bases, explore_numbered};
+use holdfast_tests::world::explore::{Bases, Show, explore_numbered};
 
 /// Runs the workload of a seed again and shows what happens
 #[derive(Debug, Parser)]
@@ -11,9 +12,12 @@ use holdfast_tests::world::explore::{Bases, explore_numbered};
 struct Arguments {
     #[arg(long)]
     seed: u64,
-    /// How many violations to show
+    /// How many violations to show, shortest first
     #[arg(long, default_value_t = 1)]
     show: usize,
+    /// Show this cut, whatever came of it; 0 is the run without one
+    #[arg(long)]
+    cut: Option<u64>,
 }
 
 fn main() -> ExitCode {
@@ -28,11 +32,15 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let outcome = explore_numbered(&bases, arguments.seed, true);
+    let show = arguments.cut.map_or(Show::Violations, Show::Cut);
+    let mut outcome = explore_numbered(&bases, arguments.seed, show);
+    outcome.failures.sort_by_key(|failure| failure.trace.len());
     for failure in outcome.failures.iter().take(arguments.show) {
-        println!("{}", failure.story);
-        failure.trace.iter().for_each(|line| println!("    {line}"));
+        tell(&failure.story, &failure.trace);
         println!("  {}\n", failure.violation.what);
+    }
+    if let Some((story, trace)) = &outcome.shown {
+        tell(story, trace);
     }
     println!(
         "seed={} cuts={} violations={} trace_hash={:016x}",
@@ -42,4 +50,9 @@ fn main() -> ExitCode {
         outcome.trace_hash
     );
     if outcome.failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn tell(story: &str, trace: &[String]) {
+    println!("{story}");
+    trace.iter().for_each(|line| println!("    {line}"));
 }

@@ -1,15 +1,17 @@
 //! `soak`: cuts the power of simulated nodes, many times a second, and says whether one promise was ever broken.
 //!
-//! Seeds below the size of the enumeration are its workloads, in order; the others draw a long workload of their own.
+//! Seeds below the size of the enumeration are its workloads, in order; as many again are the same ones with second cuts;
+//! the others draw a long workload of their own (`world/explore.rs`).
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::process::ExitCode;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
 use clap::Parser;
-use holdfast_tests::world::explore::{Bases, Failure, Outcome, explore_numbered};
+use holdfast_tests::world::explore::{Bases, Failure, LENGTH, Outcome, Show, enumerated, explore_numbered};
 
 /// A simulated node is many small short-lived values.
 #[global_allocator]
@@ -31,6 +33,9 @@ struct Arguments {
     /// How many threads; 0 for one per core
     #[arg(long, default_value_t = 0)]
     threads: usize,
+    /// Instead of going on until there are enough cuts, explore so many seeds twice and compare their traces
+    #[arg(long)]
+    twice: Option<u64>,
     /// Go on after a violation, up to this many
     #[arg(long, default_value_t = 1)]
     violations: usize,
@@ -56,6 +61,16 @@ fn main() -> ExitCode {
     };
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let threads = if arguments.threads == 0 { cores } else { arguments.threads };
+    if let Some(seeds) = arguments.twice {
+        return twice(&bases, arguments.seed..arguments.seed + seeds, threads);
+    }
+    println!(
+        "enumeration: {0} workloads of up to {LENGTH} operations, cut everywhere (seeds 0..{1}), and cut again in each \
+         recovery (seeds {0}..{2})",
+        enumerated(),
+        enumerated() - 1,
+        2 * enumerated() - 1
+    );
     let started = Instant::now();
     let (next, enough, totals) =
         (AtomicU64::new(arguments.seed), AtomicBool::new(false), Mutex::new(Totals::default()));
@@ -64,7 +79,7 @@ fn main() -> ExitCode {
             scope.spawn(|| {
                 while !enough.load(Ordering::SeqCst) {
                     let seed = next.fetch_add(1, Ordering::SeqCst);
-                    let outcome = explore_numbered(&bases, seed, false);
+                    let outcome = explore_numbered(&bases, seed, Show::Nothing);
                     let mut totals = totals.lock().expect("no holder panics");
                     add(&mut totals, seed, outcome);
                     let is_late = arguments.seconds > 0 && started.elapsed().as_secs() >= arguments.seconds;
@@ -79,7 +94,37 @@ fn main() -> ExitCode {
         }
     });
     let totals = totals.into_inner().expect("no holder panics");
-    report(&arguments, &totals, started.elapsed().as_secs_f64())
+    report(&arguments, &totals, started.elapsed().as_secs_f64(), &bases)
+}
+
+/// Everything again: the same seed must give the same trace, all recoveries included.
+fn twice(bases: &Bases, seeds: Range<u64>, threads: usize) -> ExitCode {
+    let hash = |seed| explore_numbered(bases, seed, Show::Nothing).trace_hash;
+    let (next, different) = (AtomicU64::new(seeds.start), Mutex::new(Vec::new()));
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::SeqCst);
+                    if seed >= seeds.end {
+                        return;
+                    }
+                    if hash(seed) != hash(seed) {
+                        eprintln!("seed {seed}: two runs, two traces");
+                        different.lock().expect("no holder panics").push(seed);
+                    }
+                }
+            });
+        }
+    });
+    let different = different.into_inner().expect("no holder panics").len();
+    println!(
+        "twice={} different={different} seeds={}..{}",
+        seeds.end - seeds.start,
+        seeds.start,
+        seeds.end - 1
+    );
+    if different == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 fn add(totals: &mut Totals, seed: u64, outcome: Outcome) {
@@ -90,7 +135,7 @@ fn add(totals: &mut Totals, seed: u64, outcome: Outcome) {
     totals.failures.extend(outcome.failures.into_iter().map(|failure| (seed, failure)));
 }
 
-fn report(arguments: &Arguments, totals: &Totals, seconds: f64) -> ExitCode {
+fn report(arguments: &Arguments, totals: &Totals, seconds: f64, bases: &Bases) -> ExitCode {
     let mut kinds: BTreeMap<&str, usize> = BTreeMap::new();
     for (seed, failure) in &totals.failures {
         let what = failure.violation.what.as_str();
@@ -99,6 +144,9 @@ fn report(arguments: &Arguments, totals: &Totals, seconds: f64) -> ExitCode {
         if *count == 1 {
             eprintln!("seed {seed}: {}\n  {what}\n  replay --seed {seed}", failure.story);
         }
+    }
+    if let Some((seed, _)) = totals.failures.first() {
+        tell_shortest(bases, *seed);
     }
     println!(
         "cuts={} violations={} workloads={} seeds={}..{} seconds={seconds:.1} cuts_per_second={:.0}",
@@ -110,4 +158,15 @@ fn report(arguments: &Arguments, totals: &Totals, seconds: f64) -> ExitCode {
         totals.cuts as f64 / seconds
     );
     if totals.failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// The seed once more, with the trace of its shortest failure.
+fn tell_shortest(bases: &Bases, seed: u64) {
+    let failures = explore_numbered(bases, seed, Show::Violations).failures;
+    let Some(failure) = failures.iter().min_by_key(|failure| failure.trace.len()) else {
+        return eprintln!("seed {seed} breaks nothing the second time: the simulation is not deterministic");
+    };
+    eprintln!("the shortest of its {} failing traces: {}", failures.len(), failure.story);
+    failure.trace.iter().for_each(|line| eprintln!("    {line}"));
+    eprintln!("  {}", failure.violation.what);
 }

@@ -8,12 +8,17 @@
 //! ```
 //!
 //! Two cuts count as one if they leave the same bytes on the disk while the outside is the same.
+//!
+//! Seeds are numbers: first those of the enumeration, each workload with every first cut; then the same workloads again
+//! with a second cut at every call of the recovery from each first one; beyond them workloads are drawn.
 
 use std::collections::HashSet;
+use std::sync::{Arc, LazyLock};
 
 use holdfast_agents::runtime::{Entropy, SeededEntropy};
 use holdfast_persist::MemDisk;
 
+use super::diff::Seen;
 use super::ground::locked;
 use super::tap::{CutPoint, Recorder};
 use super::workload::{OPS, Op, SETTINGS, Setting, Workload};
@@ -24,8 +29,25 @@ use super::{Schedule, Survival, Violation, World};
 pub struct Depth {
     /// How many draws of what survives, beside all and nothing.
     pub coins: u64,
-    /// Whether the power is also cut at every call of the recovery.
-    pub second_cuts: bool,
+    pub second: Second,
+}
+
+/// Whether the power is also cut at every call of each recovery.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Second {
+    No,
+    Too,
+    /// First cuts are recovered from, and neither counted nor checked: that was done before.
+    Only,
+}
+
+/// What is remembered of the way, for somebody to read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Show {
+    Nothing,
+    Violations,
+    /// Violations, and the cut with this number; 0 is the run without a cut.
+    Cut(u64),
 }
 
 /// A cut that was followed by something forbidden, with how to get there again.
@@ -44,6 +66,14 @@ pub struct Outcome {
     pub repeated: u64,
     pub failures: Vec<Failure>,
     pub trace_hash: u64,
+    /// The cut that was asked for.
+    pub shown: Option<(String, Vec<String>)>,
+}
+
+impl Outcome {
+    fn failed(&mut self, story: String, violation: Violation, trace: Vec<String>) {
+        self.failures.push(Failure { story, violation, trace });
+    }
 }
 
 /// Deployed machines to start from, one per setting: made once.
@@ -67,10 +97,10 @@ fn prepared(
     bases: &Bases,
     workload: &Workload,
     schedule: Schedule,
-    is_traced: bool,
+    show: Show,
 ) -> Result<Option<World>, Violation> {
     let mut base = bases.of(workload.setting).clone();
-    base.ground.is_traced = is_traced;
+    base.ground.is_traced = show != Show::Nothing;
     let mut world = World::after_cut(&base, Survival::Lost, Recorder::Off, schedule)?;
     world.settle()?;
     let last = workload.ops.len() - 1;
@@ -90,11 +120,11 @@ fn prepared(
 }
 
 /// A long workload of a seed: operations at any moment, in any order of steps.
-fn drawn(bases: &Bases, seed: u64, is_traced: bool) -> Result<World, (Violation, Vec<String>)> {
+fn drawn(bases: &Bases, seed: u64, show: Show) -> Result<World, (Violation, Vec<String>)> {
     let chance = SeededEntropy::new(seed);
     let setting = SETTINGS[(chance.next_u64() % SETTINGS.len() as u64) as usize];
     let mut base = bases.of(setting).clone();
-    base.ground.is_traced = is_traced;
+    base.ground.is_traced = show != Show::Nothing;
     let schedule = Schedule::Drawn(SeededEntropy::new(chance.next_u64()));
     let mut world = World::after_cut(&base, Survival::Lost, Recorder::Off, schedule)
         .map_err(|violation| (violation, Vec::new()))?;
@@ -137,50 +167,55 @@ fn trace_of(world: &World) -> Vec<String> {
 }
 
 /// Explores one workload of the enumeration.
-pub fn explore(bases: &Bases, workload: &Workload, depth: Depth, is_traced: bool) -> Outcome {
+pub fn explore(bases: &Bases, workload: &Workload, depth: Depth, show: Show) -> Outcome {
     let mut outcome = Outcome::default();
     let story = format!("{workload:?}");
-    let world = match prepared(bases, workload, Schedule::Fixed, is_traced) {
-        Ok(None) => return outcome,
-        Ok(Some(world)) => world,
-        Err(violation) => {
-            outcome.failures.push(Failure { story, violation, trace: Vec::new() });
-            return outcome;
+    match prepared(bases, workload, Schedule::Fixed, show) {
+        Ok(None) => {}
+        Ok(Some(mut world)) => {
+            world.tap.record(Recorder::All(vec![world.moment()]));
+            finish(&mut world, &story, depth, show, &mut outcome);
         }
-    };
-    let mut world = world;
-    world.tap.record(Recorder::All(vec![world.moment()]));
-    finish(&mut world, &story, depth, &mut outcome);
+        Err(violation) => outcome.failed(story, violation, Vec::new()),
+    }
     outcome
 }
 
 /// Explores the workload of a seed.
-pub fn explore_seed(bases: &Bases, seed: u64, depth: Depth, is_traced: bool) -> Outcome {
+pub fn explore_seed(bases: &Bases, seed: u64, depth: Depth, show: Show) -> Outcome {
     let mut outcome = Outcome::default();
     let story = format!("seed {seed}");
-    match drawn(bases, seed, is_traced) {
-        Ok(mut world) => finish(&mut world, &story, depth, &mut outcome),
-        Err((violation, trace)) => outcome.failures.push(Failure { story, violation, trace }),
+    match drawn(bases, seed, show) {
+        Ok(mut world) => finish(&mut world, &story, depth, show, &mut outcome),
+        Err((violation, trace)) => outcome.failed(story, violation, trace),
     }
     outcome
 }
 
 /// Runs to the end, then goes back to every moment that was recorded.
-fn finish(world: &mut World, story: &str, depth: Depth, outcome: &mut Outcome) {
+fn finish(world: &mut World, story: &str, depth: Depth, show: Show, outcome: &mut Outcome) {
     if let Err(violation) = world.settle() {
-        outcome.failures.push(Failure {
-            story: format!("{story}, no cut"),
-            violation,
-            trace: trace_of(world),
-        });
+        outcome.failed(format!("{story}, no cut"), violation, trace_of(world));
     }
     let Recorder::All(mut points) = world.tap.taken() else { return };
     points.push(world.moment());
     outcome.trace_hash = locked(&world.ground).trace_hash;
-    cut_everywhere(&points, story, depth, outcome);
+    if show == Show::Cut(0) {
+        outcome.shown = Some((format!("{story}, no cut"), trace_of(world)));
+    }
+    let counted = depth.second != Second::Only;
+    cut_everywhere(&points, story, depth, counted, show, outcome);
 }
 
-fn cut_everywhere(points: &[CutPoint], story: &str, depth: Depth, outcome: &mut Outcome) {
+/// `is_counted` is false for cuts that only lead to others.
+fn cut_everywhere(
+    points: &[CutPoint],
+    story: &str,
+    depth: Depth,
+    is_counted: bool,
+    show: Show,
+    outcome: &mut Outcome,
+) {
     let mut seen = HashSet::new();
     let coins = |call: u64| (0..depth.coins).map(move |coin| Survival::Coin(call * 64 + coin));
     for point in points {
@@ -189,62 +224,75 @@ fn cut_everywhere(points: &[CutPoint], story: &str, depth: Depth, outcome: &mut 
             survival.cut(&disk);
             let outside = (point.ground.orders.edits, point.ground.last_mark, point.ground.promised.len());
             if !seen.insert((disk.fingerprint(), outside)) {
-                outcome.repeated += 1;
+                outcome.repeated += u64::from(is_counted);
                 continue;
             }
-            outcome.cuts += 1;
-            recover(point, survival, disk, story, depth, outcome);
+            outcome.cuts += u64::from(is_counted);
+            let cut = Cut { point, survival, disk, story };
+            recover(cut, depth, show, outcome);
         }
     }
 }
 
-/// Lets the power come back on what the cut left of a moment's disk.
-fn recover(
-    point: &CutPoint,
+/// One cut: what the power leaves of a moment.
+struct Cut<'a> {
+    point: &'a CutPoint,
     survival: Survival,
     disk: MemDisk,
-    story: &str,
-    depth: Depth,
-    outcome: &mut Outcome,
-) {
-    let recorder = if depth.second_cuts { Recorder::All(Vec::new()) } else { Recorder::Off };
-    let story = || format!("{story}, cut at call {} ({}) {survival:?}", point.call, point.what);
-    let mut world = match World::after_cut_with(point, survival, disk, recorder, Schedule::Fixed) {
-        Ok(world) => world,
-        Err(violation) => {
-            return outcome.failures.push(Failure { story: story(), violation, trace: Vec::new() });
-        }
-    };
-    let settled = world.settle();
-    outcome.trace_hash = outcome.trace_hash.rotate_left(1) ^ locked(&world.ground).trace_hash;
+    /// What came before it.
+    story: &'a str,
+}
+
+impl Cut<'_> {
+    fn story(&self) -> String {
+        let CutPoint { call, what, .. } = self.point;
+        format!("{}, cut at call {call} ({what}) {:?}", self.story, self.survival)
+    }
+}
+
+/// Lets the power come back.
+fn recover(cut: Cut<'_>, depth: Depth, show: Show, outcome: &mut Outcome) {
+    let recorder = if depth.second == Second::No { Recorder::Off } else { Recorder::All(Vec::new()) };
+    let ground = cut.point.after_cut(cut.survival);
+    if show != Show::Nothing {
+        locked(&ground).tell(Seen::of(&cut.point.disk).changes(&Seen::of(&cut.disk)));
+    }
+    let number = outcome.cuts;
+    let booted = World::boot_on(cut.disk.clone(), Arc::clone(&ground), recorder, Schedule::Fixed);
+    let settled = booted.and_then(|mut world| world.settle().map(|()| world.tap.taken()));
+    outcome.trace_hash = outcome.trace_hash.rotate_left(1) ^ locked(&ground).trace_hash;
+    let trace = || locked(&ground).trace.clone();
+    if show == Show::Cut(number) && outcome.shown.is_none() {
+        outcome.shown = Some((cut.story(), trace()));
+    }
     match settled {
-        Err(violation) => {
-            outcome.failures.push(Failure { story: story(), violation, trace: trace_of(&world) });
+        Err(violation) => outcome.failed(cut.story(), violation, trace()),
+        Ok(Recorder::All(points)) => {
+            let depth = Depth { coins: 0, second: Second::No };
+            cut_everywhere(&points, &cut.story(), depth, true, show, outcome);
         }
-        Ok(()) => {
-            if let Recorder::All(points) = world.tap.taken()
-                && depth.second_cuts
-            {
-                let depth = Depth { coins: 0, second_cuts: false };
-                cut_everywhere(&points, &story(), depth, outcome);
-            }
-        }
+        Ok(_) => {}
     }
 }
 
 /// The longest workloads of the enumeration.
 pub const LENGTH: usize = 3;
 
-/// Explores the workload of this number: first the enumeration, shorter ones first and those of one operation with a
-/// second cut at every call of each recovery; beyond it long ones, drawn.
-pub fn explore_numbered(bases: &Bases, number: u64, is_traced: bool) -> Outcome {
-    static EVERY: std::sync::LazyLock<Vec<Workload>> =
-        std::sync::LazyLock::new(|| super::workload::every(LENGTH));
-    match usize::try_from(number).ok().and_then(|number| EVERY.get(number)) {
-        Some(workload) => {
-            let depth = Depth { coins: 2, second_cuts: workload.ops.len() == 1 };
-            explore(bases, workload, depth, is_traced)
-        }
-        None => explore_seed(bases, number, Depth { coins: 1, second_cuts: false }, is_traced),
+static EVERY: LazyLock<Vec<Workload>> = LazyLock::new(|| super::workload::every(LENGTH));
+
+/// How many workloads the enumeration has; twice as many seeds.
+pub fn enumerated() -> u64 {
+    EVERY.len() as u64
+}
+
+/// Explores the workload of this number.
+pub fn explore_numbered(bases: &Bases, number: u64, show: Show) -> Outcome {
+    let at = |number: u64| usize::try_from(number).ok().and_then(|number| EVERY.get(number));
+    if let Some(workload) = at(number) {
+        explore(bases, workload, Depth { coins: 2, second: Second::No }, show)
+    } else if let Some(workload) = at(number - enumerated()) {
+        explore(bases, workload, Depth { coins: 0, second: Second::Only }, show)
+    } else {
+        explore_seed(bases, number, Depth { coins: 1, second: Second::No }, show)
     }
 }

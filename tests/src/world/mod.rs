@@ -21,6 +21,7 @@
 
 pub mod check;
 pub mod controller;
+pub mod diff;
 pub mod explore;
 pub mod ground;
 pub mod guests;
@@ -44,6 +45,7 @@ use holdfast_volumehandlers::testing::FakeImageTool;
 use uuid::Uuid;
 
 use controller::{Orders, WorldLink};
+use diff::Seen;
 use ground::{Ground, SharedGround, locked};
 use guests::WorldVmm;
 use tap::{CutPoint, Recorder, Tap, TapDisk};
@@ -109,6 +111,8 @@ pub struct World {
     pub hypervisor: Arc<WorldVmm>,
     schedule: Schedule,
     rows_seen: Vec<Arc<AppInstanceState>>,
+    /// Only in traced worlds: the disk as it was before the step.
+    files_seen: Option<Seen>,
     pub steps: u64,
 }
 
@@ -142,26 +146,7 @@ impl World {
     ) -> Result<World, Violation> {
         let disk = point.disk.fork();
         survival.cut(&disk);
-        World::after_cut_with(point, survival, disk, recorder, schedule)
-    }
-
-    /// The power comes back at this moment, on this disk: what the cut left of the moment's.
-    pub fn after_cut_with(
-        point: &CutPoint,
-        survival: Survival,
-        disk: MemDisk,
-        recorder: Recorder,
-        schedule: Schedule,
-    ) -> Result<World, Violation> {
-        let mut ground = point.ground.clone();
-        ground.power_cycle();
-        // Faults have stopped: the link is there again.
-        ground.orders.is_away = false;
-        ground.note(format_args!(
-            "power cut before call {}: {}; un-synced writes: {survival:?}",
-            point.call, point.what
-        ));
-        World::boot(disk, ground, recorder, schedule)
+        World::boot_on(disk, point.after_cut(survival), recorder, schedule)
     }
 
     /// A node comes up on what there is.
@@ -171,7 +156,16 @@ impl World {
         recorder: Recorder,
         schedule: Schedule,
     ) -> Result<World, Violation> {
-        let ground = Arc::new(Mutex::new(ground));
+        World::boot_on(disk, Arc::new(Mutex::new(ground)), recorder, schedule)
+    }
+
+    /// As [`World::boot`], with a ground that can be looked at whatever becomes of the node.
+    pub fn boot_on(
+        disk: MemDisk,
+        ground: SharedGround,
+        recorder: Recorder,
+        schedule: Schedule,
+    ) -> Result<World, Violation> {
         let tap = Tap::new(disk, Arc::clone(&ground), recorder);
         let seen_disk: Arc<dyn Disk> = Arc::new(TapDisk(tap.clone()));
         let layout = PersistLayout::new("/persist");
@@ -204,6 +198,7 @@ impl World {
             domainmgr::Settings { accelerator: "world".to_owned(), ..domainmgr::Settings::default() };
         let settings = AgentSettings { device: DeviceId(DEVICE), poll_interval: POLL_INTERVAL, domains };
         let drivers = agents(&services, &seams, &settings).drivers().map_err(|error| failed(&error))?;
+        let files_seen = locked(&ground).is_traced.then(|| Seen::of(&tap.disk));
         let mut world = World {
             ground,
             tap,
@@ -215,6 +210,7 @@ impl World {
             hypervisor,
             schedule,
             rows_seen: Vec::new(),
+            files_seen,
             steps: 0,
         };
         for number in 0..world.drivers.len() {
@@ -324,8 +320,17 @@ impl World {
         }
     }
 
+    /// The trace tells what the step changed on the disk.
+    fn tell_changes(&mut self) {
+        let Some(before) = &self.files_seen else { return };
+        let after = Seen::of(&self.tap.disk);
+        locked(&self.ground).tell(before.changes(&after));
+        self.files_seen = Some(after);
+    }
+
     /// The invariants that hold at any time.
     fn judge(&mut self) -> Result<(), Violation> {
+        self.tell_changes();
         let rows = self.services.bus.rows::<AppInstanceState>();
         let mut ground = locked(&self.ground);
         for row in &rows {

@@ -19,7 +19,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use holdfast_persist::MemDisk;
 use holdfast_persist::disk::{DirEntry, Disk, DiskLock, Metadata, Space};
 
-use super::ground::Ground;
+use super::Survival;
+use super::ground::{Ground, SharedGround};
 
 /// Everything outside the node, as it was before one call.
 #[derive(Debug, Clone)]
@@ -29,6 +30,20 @@ pub struct CutPoint {
     pub what: String,
     pub disk: MemDisk,
     pub ground: Ground,
+}
+
+impl CutPoint {
+    /// The ground after a cut at this moment, when the power is back. Faults have stopped: the link is there.
+    pub fn after_cut(&self, survival: Survival) -> SharedGround {
+        let mut ground = self.ground.clone();
+        ground.power_cycle();
+        ground.orders.is_away = false;
+        ground.note(format_args!(
+            "power cut before call {}: {}; un-synced writes: {survival:?}",
+            self.call, self.what
+        ));
+        Arc::new(Mutex::new(ground))
+    }
 }
 
 /// What becomes of the moments before calls.
@@ -104,6 +119,9 @@ impl Tap {
         let mut state = self.state();
         state.calls += 1;
         let call = state.calls;
+        if super::ground::locked(&self.ground).is_traced {
+            super::ground::locked(&self.ground).tell([format!("call {call}: {verb} {object}")]);
+        }
         let point = |ground: &Mutex<Ground>, disk: &MemDisk| CutPoint {
             call,
             what: format!("{verb} {object}"),
