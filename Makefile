@@ -14,7 +14,7 @@ TIMEOUT_FLAGS := --kill-after=30 $(shell test -t 0 && echo --foreground)
 TARGET_DIR := $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR),target)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test fmt-check clippy build install uninstall soak soak-real
+.PHONY: help setup demo test fmt-check clippy build install uninstall soak-build soak soak-twice soak-real
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -63,15 +63,20 @@ uninstall: ## takes back what install put there, but not settings and data
 
 CUTS ?= 100000
 SEED ?= 0
+SEEDS ?= 1000
 
-soak: ## cuts the power of simulated nodes CUTS times, from SEED on; fails on the first broken promise
-	$(CARGO) build --release --locked --package holdfast-tests --bin soak --bin replay
+soak-build: setup ## builds what make soak, soak-twice and soak-real run, optimised
+	$(CARGO) build --release --locked --package holdfast-tests --bin soak --bin replay --bin soak-real
+
+soak: soak-build ## cuts the power of simulated nodes CUTS times, from SEED on; fails on the first broken promise
 	$(TARGET_DIR)/release/soak --cuts $(CUTS) --seed $(SEED)
+
+soak-twice: soak-build ## explores SEEDS seeds twice, from SEED on; fails if one of them gives two traces
+	$(TARGET_DIR)/release/soak --twice $(SEEDS) --seed $(SEED)
 
 KILLS ?= 2000
 # On a real file system, please: /tmp may be memory.
 KILL_DIRECTORY ?= /var/tmp
 
-soak-real: setup ## kills real nodes with the real qemu-img KILLS times while they work; fails on a broken promise
-	$(CARGO) build --release --locked --package holdfast-tests --bin soak-real
+soak-real: soak-build ## kills real nodes with the real qemu-img KILLS times while they work; fails on a broken promise
 	$(TARGET_DIR)/release/soak-real --kills $(KILLS) --seed $(SEED) --directory $(KILL_DIRECTORY)
