@@ -195,3 +195,15 @@ fn parent_of(path: &Path) -> io::Result<&Path> {
         None => Err(named("find the directory of", path, ErrorKind::InvalidInput.into())),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bare_name_lies_in_the_working_directory() {
+        assert_eq!(parent_of(Path::new("record.json")).expect("a directory"), Path::new("."));
+        assert_eq!(parent_of(Path::new("/persist/record.json")).expect("a directory"), Path::new("/persist"));
+        assert_eq!(parent_of(Path::new("/")).expect_err("none").kind(), ErrorKind::InvalidInput);
+    }
+}

@@ -126,3 +126,61 @@ impl Findings {
         self.misshapen.push(format!("{place} is {}, not {wanted}", type_name(value)));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    const INNER: Shape = Shape::Struct(&[Field::mandatory("m"), Field::optional("o")]);
+    const MAP: Shape = Shape::Map(&Shape::Any);
+    const OUTER: Shape = Shape::Struct(&[
+        Field::mandatory("name"),
+        Field::optional("inner").of(&INNER),
+        Field::optional("anything").of(&Shape::List(&Shape::Any)),
+        Field::flattened(&INNER),
+        Field::flattened(&MAP),
+    ]);
+
+    fn missing(value: &Value) -> Vec<String> {
+        let findings = check(&OUTER, value);
+        assert_eq!(findings.misshapen, Vec::<String>::new());
+        findings.missing
+    }
+
+    #[test]
+    fn where_no_shape_is_known_a_null_is_a_value() {
+        assert_eq!(missing(&json!({"name": 1, "m": 1, "anything": [null, 1]})), Vec::<String>::new());
+    }
+
+    #[test]
+    fn an_embedded_map_has_no_name_that_could_be_missing() {
+        assert_eq!(missing(&json!({})), ["name", "m"]);
+    }
+
+    #[test]
+    fn a_name_is_looked_for_in_embedded_structs_and_not_in_those_that_have_a_name() {
+        let known = ["name", "inner", "anything", "m", "o"];
+        assert!(known.iter().all(|name| names_field(&OUTER, name)));
+        assert!(!names_field(&OUTER, "other") && !names_field(&MAP, "name"));
+        const NAMED: Shape = Shape::Struct(&[Field::optional("inner").of(&INNER)]);
+        assert!(!names_field(&NAMED, "m"));
+    }
+
+    /// A null goes at every depth, whether the struct around it has a name or is embedded; elements stay.
+    #[test]
+    fn nulls_go_wherever_a_shape_is_known() {
+        let value = json!({"name": "n", "inner": {"m": 1, "o": null}, "o": null, "anything": [null]});
+        let expected = json!({"name": "n", "inner": {"m": 1}, "anything": [null]});
+        assert_eq!(without_nulls(&OUTER, value), expected);
+        // Of two fields of one name, the one embedded in the struct is not the one below a name.
+        const DEEP: Shape = Shape::Struct(&[Field::mandatory("m").of(&INNER)]);
+        const AROUND: Shape = Shape::Struct(&[Field::flattened(&DEEP)]);
+        let value = json!({"m": {"m": 1, "o": null}});
+        assert_eq!(without_nulls(&AROUND, value), json!({"m": {"m": 1}}));
+        const BESIDE: Shape =
+            Shape::Struct(&[Field::optional("inner").of(&INNER), Field::optional("o").of(&DEEP)]);
+        let value = json!({"o": {"m": {"m": 1, "o": null}}});
+        assert_eq!(without_nulls(&BESIDE, value), json!({"o": {"m": {"m": 1}}}));
+    }
+}

@@ -204,17 +204,21 @@ fn fit<T: Record>(path: &Path, bytes: &[u8], value: Value) -> Result<T, RecordEr
     })
 }
 
-/// Unknown are the fields that are not in the record once it is written again; only the outermost are compared.
 fn warn_of_unknown<T: Record>(path: &Path, record: &T, found: &[String]) {
-    let Ok(Value::Object(known)) = serde_json::to_value(record) else { return };
-    let unknown: Vec<&String> = found
-        .iter()
-        .filter(|name| *name != FORMAT_FIELD && !known.contains_key(*name))
-        .filter(|name| !mandatory::names_field(&T::SHAPE, name))
-        .collect();
+    let unknown = unknown_fields(record, found);
     if !unknown.is_empty() {
         tracing::warn!(path = %path.display(), record = T::NAME, ?unknown, "unknown fields ignored");
     }
+}
+
+/// Unknown are the fields that are not in the record once it is written again; only the outermost are compared.
+fn unknown_fields<'a, T: Record>(record: &T, found: &'a [String]) -> Vec<&'a String> {
+    let Ok(Value::Object(known)) = serde_json::to_value(record) else { return Vec::new() };
+    found
+        .iter()
+        .filter(|name| *name != FORMAT_FIELD && !known.contains_key(*name))
+        .filter(|name| !mandatory::names_field(&T::SHAPE, name))
+        .collect()
 }
 
 fn not_json_error<T: Record>(path: &Path, source: serde_json::Error) -> RecordError {
@@ -238,4 +242,59 @@ fn wrong_type<T: Record>(path: &Path, detail: String) -> RecordError {
 
 fn io_error<T: Record>(path: &Path, source: io::Error) -> RecordError {
     RecordError::Io { path: path.to_path_buf(), record: T::NAME, source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::MemDisk;
+    use holdfast_types::{Field, Shape};
+    use serde::Deserialize;
+    use std::collections::BTreeMap;
+
+    #[derive(Debug, Serialize, Deserialize)]
+    struct Note {
+        text: String,
+        /// Not written when it is not there, and known all the same.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        answer: Option<String>,
+    }
+
+    const EMBEDDED: Shape = Shape::Struct(&[Field::optional("inner")]);
+
+    impl Record for Note {
+        const NAME: &'static str = "note";
+        const SHAPE: Shape = Shape::Struct(&[
+            Field::mandatory("text"),
+            Field::optional("answer"),
+            Field::flattened(&EMBEDDED),
+        ]);
+    }
+
+    #[test]
+    fn a_field_is_unknown_if_neither_the_record_nor_its_shape_has_it() {
+        let names = ["FormatVersion", "text", "answer", "inner", "added later"].map(str::to_owned);
+        let note = Note { text: "t".into(), answer: None };
+        assert_eq!(unknown_fields(&note, &names), ["added later"]);
+    }
+
+    /// The seal is no field of the record, also where a record keeps the fields it does not know.
+    #[test]
+    fn the_seal_is_taken_off_before_a_record_is_read() {
+        #[derive(Debug, Serialize, Deserialize)]
+        struct Keeper {
+            #[serde(flatten)]
+            fields: BTreeMap<String, Value>,
+        }
+        impl Record for Keeper {
+            const NAME: &'static str = "keeper";
+            const SHAPE: Shape = Shape::Struct(&[]);
+        }
+        let path = Path::new("/keeper.json");
+        let keeper = Keeper { fields: BTreeMap::from([("a".to_owned(), Value::from(1))]) };
+        let disk = MemDisk::new();
+        store(&disk, path, &keeper).expect("stored");
+        let loaded: Keeper = load(&disk, path).expect("whole");
+        assert_eq!(loaded.fields, keeper.fields);
+    }
 }

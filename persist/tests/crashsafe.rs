@@ -203,3 +203,52 @@ fn on_a_real_disk_files_are_private_and_links_are_not_followed() {
     assert!(RealDisk.list(&root).unwrap().is_empty());
     assert_eq!(RealDisk.read(&outside).unwrap(), b"stays");
 }
+
+#[test]
+fn a_tree_that_is_a_file_or_a_link_goes_and_what_the_link_names_stays() {
+    let disk = disk_with_old_file();
+    remove_tree(&disk, Path::new(FILE)).unwrap();
+    disk.crash();
+    assert!(disk.all_files().is_empty());
+
+    let dir = tempfile::tempdir().unwrap();
+    let (link, outside) = (dir.path().join("link"), dir.path().join("outside"));
+    ensure_dir(&RealDisk, &outside).unwrap();
+    durable_replace(&RealDisk, &outside.join("file"), b"stays").unwrap();
+    std::os::unix::fs::symlink(&outside, &link).unwrap();
+    remove_tree(&RealDisk, &link).unwrap();
+    assert_eq!(RealDisk.metadata(&link).unwrap(), None);
+    assert_eq!(RealDisk.read(&outside.join("file")).unwrap(), b"stays");
+}
+
+#[test]
+fn a_temporary_that_a_cut_left_is_no_hindrance() {
+    let disk = disk_with_old_file();
+    disk.create_new(Path::new("/persist/.tmp~record.json"), b"half", 0o644).unwrap();
+    durable_replace(&disk, Path::new(FILE), b"new").unwrap();
+    assert_eq!(disk.read(Path::new(FILE)).unwrap(), b"new");
+    assert_eq!(disk.metadata(Path::new(FILE)).unwrap().unwrap().mode, 0o600);
+    assert_eq!(disk.all_files(), [Path::new(FILE)]);
+}
+
+#[test]
+fn a_sweep_that_cannot_look_says_so() {
+    let disk = disk_with_old_file();
+    disk.fail_at(1, ErrorKind::PermissionDenied);
+    assert_eq!(sweep_temporaries(&disk, Path::new(DIR)).unwrap_err().kind(), ErrorKind::PermissionDenied);
+}
+
+#[test]
+fn only_a_directory_or_a_link_to_one_serves_as_a_directory() {
+    let disk = disk_with_old_file();
+    assert_eq!(ensure_dir(&disk, Path::new(FILE)).unwrap_err().kind(), ErrorKind::NotADirectory);
+
+    let dir = tempfile::tempdir().unwrap();
+    let (real, link, astray) = (dir.path().join("real"), dir.path().join("link"), dir.path().join("astray"));
+    ensure_dir(&RealDisk, &real).unwrap();
+    std::os::unix::fs::symlink(&real, &link).unwrap();
+    ensure_dir(&RealDisk, &link.join("below")).unwrap();
+    assert_eq!(RealDisk.metadata(&real.join("below")).unwrap().unwrap().kind, EntryKind::Directory);
+    std::os::unix::fs::symlink(dir.path().join("nowhere"), &astray).unwrap();
+    ensure_dir(&RealDisk, &astray).unwrap_err();
+}

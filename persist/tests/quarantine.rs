@@ -3,7 +3,8 @@
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use holdfast_persist::crashsafe::{durable_replace, ensure_dir};
+use holdfast_persist::crashsafe::{durable_replace, ensure_dir, remove_tree};
+use holdfast_persist::layout::MAX_COMPONENT_BYTES;
 use holdfast_persist::quarantine::{Quarantined, list, quarantine};
 use holdfast_persist::{Disk, MemDisk, PersistLayout, RealDisk};
 
@@ -123,4 +124,61 @@ fn it_works_on_a_real_disk() {
     assert_eq!(quarantine(&RealDisk, &layout, &file, "does not decode").unwrap(), place);
     assert_eq!(RealDisk.read(&place).unwrap(), b"junk");
     assert_eq!(list(&RealDisk, &layout).unwrap()[0].reason, "does not decode");
+}
+
+#[test]
+fn a_call_that_fails_is_never_passed_over() {
+    let whole = disk_with_damage(b"damage");
+    let before = whole.call_count();
+    quarantine(&whole, &layout(), &damaged(), "why").unwrap();
+    let calls = whole.call_count() - before;
+    for call in 1..=calls {
+        let disk = disk_with_damage(b"damage");
+        disk.fail_at(call, ErrorKind::PermissionDenied);
+        let error = quarantine(&disk, &layout(), &damaged(), "why").unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::PermissionDenied, "call {call}");
+    }
+    let before = whole.call_count();
+    list(&whole, &layout()).unwrap();
+    for call in 1..=whole.call_count() - before {
+        whole.fail_at(call, ErrorKind::PermissionDenied);
+        assert_eq!(list(&whole, &layout()).unwrap_err().kind(), ErrorKind::PermissionDenied, "call {call}");
+    }
+}
+
+#[test]
+fn a_file_whose_directory_went_after_it_was_moved_is_found_again() {
+    let disk = disk_with_damage(b"damage");
+    let place = quarantine(&disk, &layout(), &damaged(), "why").unwrap();
+    remove_tree(&disk, damaged().parent().unwrap()).unwrap();
+    assert_eq!(quarantine(&disk, &layout(), &damaged(), "why").unwrap(), place);
+}
+
+#[test]
+fn a_directory_that_bears_the_name_already_is_gone_around() {
+    let disk = disk_with_damage(b"");
+    let taken = layout().quarantine_dir().join("snapshots+s1+volumesSnapshotStatus.json");
+    ensure_dir(&disk, &taken).unwrap();
+    let place = quarantine(&disk, &layout(), &damaged(), "empty").unwrap();
+    assert_eq!(place, taken.with_extension("json.1"));
+    assert_eq!(disk.read(&place).unwrap(), b"");
+}
+
+/// File systems take 255 bytes, and the reason's name is longer than the file's.
+#[test]
+fn a_name_is_cut_at_its_front_so_that_the_reason_fits_beside_it() {
+    let disk = MemDisk::new();
+    layout().prepare(&disk).unwrap();
+    let file = layout().row_file(&"zedmanager", &"AppInstanceState", &"k".repeat(220));
+    ensure_dir(&disk, file.parent().unwrap()).unwrap();
+    durable_replace(&disk, &file, b"damage").unwrap();
+    let place = quarantine(&disk, &layout(), &file, "why").unwrap();
+    let name = place.file_name().unwrap().to_str().unwrap();
+    assert_eq!(name.len(), MAX_COMPONENT_BYTES - 20);
+    assert!(name.ends_with("kkk.json"), "{name}");
+}
+
+#[test]
+fn a_quarantine_that_was_never_made_is_empty() {
+    assert_eq!(list(&MemDisk::new(), &layout()).unwrap(), []);
 }

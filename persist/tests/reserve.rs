@@ -6,7 +6,7 @@ use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::Arc;
 
-use holdfast_persist::record::store;
+use holdfast_persist::record::{load, store};
 use holdfast_persist::{
     Disk, MemDisk, PersistLayout, RealDisk, Reserve, ReserveState, RowStore, with_reserve,
 };
@@ -19,6 +19,16 @@ struct Node {
     layout: PersistLayout,
     reserve: Arc<Reserve>,
     rows: RowStore,
+}
+
+#[derive(Debug, serde::Serialize, serde::Deserialize)]
+struct Note {
+    text: String,
+}
+
+impl Record for Note {
+    const NAME: &'static str = "note";
+    const SHAPE: Shape = Shape::Struct(&[Field::mandatory("text")]);
 }
 
 /// A node whose disk has room for the ballast, twice over, and then some.
@@ -99,6 +109,27 @@ fn another_error_leaves_the_reserve_alone() {
     node.disk.fail_at(3, ErrorKind::Other);
     node.rows.put("Operation", "db", b"x").unwrap_err();
     assert!(!node.reserve.is_spent());
+    let missing = || load::<Note>(&node.disk, &node.layout.last_config_file());
+    with_reserve(&node.disk, &node.reserve, missing).unwrap_err();
+    assert!(!node.reserve.is_spent(), "a record that is not there asks for no room");
+}
+
+#[test]
+fn the_reserve_never_takes_the_last_of_the_room() {
+    for (free_bytes, expected) in [
+        (BALLAST_BYTES + BALLAST_BYTES / 2, ReserveState::Spent),
+        (2 * BALLAST_BYTES - 1, ReserveState::Spent),
+        (2 * BALLAST_BYTES, ReserveState::Held),
+        (2 * BALLAST_BYTES + 1, ReserveState::Held),
+    ] {
+        let disk = MemDisk::new();
+        let layout = PersistLayout::new("/persist");
+        layout.prepare(&disk).unwrap();
+        let space = disk.space(Path::new("/")).unwrap();
+        disk.set_capacity(space.total_bytes - space.free_bytes + free_bytes);
+        let reserve = Reserve::with_size(&layout, BALLAST_BYTES);
+        assert_eq!(reserve.ensure(&disk).unwrap(), expected, "{free_bytes} bytes free");
+    }
 }
 
 #[test]
@@ -148,14 +179,6 @@ fn wherever_the_power_is_cut_making_the_reserve_it_is_whole_or_made_again() {
 
 #[test]
 fn records_can_use_the_reserve_too() {
-    #[derive(Debug, serde::Serialize, serde::Deserialize)]
-    struct Note {
-        text: String,
-    }
-    impl Record for Note {
-        const NAME: &'static str = "note";
-        const SHAPE: Shape = Shape::Struct(&[Field::mandatory("text")]);
-    }
     let node = node();
     let path = node.layout.checkpoint_dir().join("note.json");
     let note = Note { text: "n".repeat(100) };
