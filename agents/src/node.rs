@@ -77,6 +77,9 @@ pub enum NodeError {
     Agents(#[from] BusError),
     #[error("the node cannot go on")]
     Fatal(#[from] Fatal),
+    /// No failure: what was not written down while the file system was read-only is decided anew by a new process.
+    #[error("the persist directory can be written again: starting over")]
+    WritableAgain,
     #[error("the API has stopped answering")]
     Api(#[source] io::Error),
 }
@@ -109,28 +112,40 @@ async fn serve(settings: &Settings) -> Result<(), NodeError> {
     let clock = Arc::new(SystemClock::new());
     let disk = Arc::new(CountedDisk::new(Arc::new(RealDisk)));
     let layout = PersistLayout::new(&settings.persist);
-    layout.prepare(&*disk)?;
+    let unwritable = unwritable(&layout, &*disk)?;
     // Kept until the process is gone: after this function a job or an agent may still be in the middle of a write.
     std::mem::forget(layout.lock(&*disk)?);
     let socket = ApiSocket::bind(&settings.socket)?;
 
     let mut starts = Starts::load(&RealDisk, socket.path());
-    let read_only = starts.begin(clock.now(), settings.max_failed_starts);
+    let failing = starts.begin(clock.now(), settings.max_failed_starts);
+    let read_only = unwritable.clone().or(failing);
     if let Some(reason) = &read_only {
-        tracing::error!(
-            reason,
-            "read-only: guests run, nothing changes; a restart after a minute tries again"
-        );
+        tracing::error!(reason, "read-only: guests run, nothing changes");
     }
     let ended = match assemble(settings, &socket, clock, disk, layout, read_only).await {
-        Ok(node) => node.live(signals, &mut starts, settings.drain).await,
+        Ok(node) => {
+            Node { waits_to_write: unwritable.is_some(), ..node }
+                .live(signals, &mut starts, settings.drain)
+                .await
+        }
         Err(error) => Err(error),
     };
     match &ended {
-        Ok(()) => starts.forget(),
+        Ok(()) | Err(NodeError::WritableAgain) => starts.forget(),
         Err(error) => starts.failed(error_chain(error)),
     }
     ended
+}
+
+/// Makes the persist directory ready. Why it cannot be written, if its file system is read-only: the node comes up all the
+/// same, says so, and watches over its guests.
+fn unwritable(layout: &PersistLayout, disk: &dyn Disk) -> Result<Option<String>, PrepareError> {
+    match layout.prepare(disk) {
+        Ok(()) => Ok(None),
+        Err(error) if error.is_read_only() => Ok(Some(error_chain(&error))),
+        Err(error) => Err(error),
+    }
 }
 
 /// Everything up to agents at work.
@@ -177,7 +192,8 @@ async fn assemble(
 
     let seams = seams(settings, &services, &accelerator)?;
     let running = agents(&services, &seams, &agent_settings(settings, &accelerator)).start()?;
-    Ok(Node { running, health, api, notifier: Notifier::default(), watching, serving, stop_api })
+    let (notifier, waits_to_write) = (Notifier::default(), false);
+    Ok(Node { running, health, api, notifier, watching, serving, stop_api, services, waits_to_write })
 }
 
 /// The real outside world.
@@ -227,6 +243,9 @@ struct Node {
     watching: JoinHandle<()>,
     serving: JoinHandle<io::Result<()>>,
     stop_api: oneshot::Sender<()>,
+    services: Services,
+    /// The persist directory was read-only at the start.
+    waits_to_write: bool,
 }
 
 impl Node {
@@ -269,7 +288,12 @@ impl Node {
                 fatal = self.running.failed() => return Err(fatal.into()),
                 () = signals.told() => return Ok(()),
                 served = &mut self.serving => return Err(NodeError::Api(api_error(served))),
-                _ = look.tick() => self.look(every, starts),
+                _ = look.tick() => {
+                    self.look(every, starts);
+                    if self.waits_to_write && self.services.layout.prepare(&*self.services.disk).is_ok() {
+                        return Err(NodeError::WritableAgain);
+                    }
+                }
                 () = async { healthy.as_mut().expect("guarded").await }, if healthy.is_some() => {
                     healthy = None;
                     starts.forget();

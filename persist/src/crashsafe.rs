@@ -106,7 +106,8 @@ pub fn remove_tree(disk: &dyn Disk, path: &Path) -> io::Result<()> {
 }
 
 /// Removes temporaries that a cut left in this directory (not below it) and says how many. A missing directory
-/// has none. Not synced: one that comes back is swept next time.
+/// has none. Not synced: one that comes back is swept next time. On a read-only file system they stay: nobody takes them
+/// for anything else.
 pub fn sweep_temporaries(disk: &dyn Disk, dir: &Path) -> io::Result<usize> {
     let entries = match disk.list(dir) {
         Err(e) if e.kind() == ErrorKind::NotFound => return Ok(0),
@@ -116,7 +117,10 @@ pub fn sweep_temporaries(disk: &dyn Disk, dir: &Path) -> io::Result<usize> {
         entries.into_iter().filter(|entry| entry.is_file() && is_temporary(&entry.name)).collect();
     for entry in &stale {
         tracing::debug!(directory = %dir.display(), name = ?entry.name, "removing a temporary that was cut off");
-        missing_is_fine(disk.remove_file(&dir.join(&entry.name)))?;
+        match missing_is_fine(disk.remove_file(&dir.join(&entry.name))) {
+            Err(error) if error.kind() == ErrorKind::ReadOnlyFilesystem => return Ok(0),
+            removed => removed?,
+        }
     }
     Ok(stale.len())
 }

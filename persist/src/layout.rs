@@ -45,6 +45,13 @@ pub enum PrepareError {
     Unusable { root: PathBuf, source: io::Error },
 }
 
+impl PrepareError {
+    /// True if the directory is there and can be read, and its file system takes no writes.
+    pub fn is_read_only(&self) -> bool {
+        matches!(self, PrepareError::Unusable { source, .. } if source.kind() == io::ErrorKind::ReadOnlyFilesystem)
+    }
+}
+
 impl PersistLayout {
     pub fn new(root: impl Into<PathBuf>) -> Self {
         PersistLayout { root: root.into() }

@@ -113,13 +113,14 @@ impl Disk for RealDisk {
     }
 
     fn lock_exclusive(&self, path: &Path) -> io::Result<DiskLock> {
-        let file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(PRIVATE_FILE_MODE)
-            .open(path)
-            .map_err(|e| named("open lock", path, e))?;
+        let opened =
+            OpenOptions::new().write(true).create(true).truncate(false).mode(PRIVATE_FILE_MODE).open(path);
+        let file = match opened {
+            // The lock is the process's, not the file system's.
+            Err(e) if e.kind() == io::ErrorKind::ReadOnlyFilesystem => File::open(path),
+            opened => opened,
+        };
+        let file = file.map_err(|e| named("open lock", path, e))?;
         rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive)
             .map_err(|e| named("lock", path, e.into()))?;
         Ok(DiskLock::new(path, file))

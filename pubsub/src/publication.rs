@@ -247,12 +247,12 @@ impl<T: Topic> Publication<T> {
         reason: String,
     ) -> Result<(), BusError> {
         let (topic, owner) = (T::NAME, self.owner);
-        backing.quarantine(&row.path, &reason).map_err(|source| BusError::Quarantine {
-            topic,
-            owner,
-            key: row.key.clone(),
-            source,
-        })?;
+        match backing.quarantine(&row.path, &reason) {
+            // It stays where it is: nothing will be written over it either.
+            Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem => {}
+            Err(source) => return Err(BusError::Quarantine { topic, owner, key: row.key, source }),
+            Ok(_) => {}
+        }
         self.damaged.push(DamagedRow { topic, key: row.key, reason });
         Ok(())
     }
