@@ -2,7 +2,8 @@
 //!
 //! | storage has             | Create, number of the making | Create, another number | Rollback             |
 //! |-------------------------|------------------------------|------------------------|----------------------|
-//! | a whole record          | as recorded                  | remains go first (B6)  | begin                |
+//! | a whole record          | as recorded                  | remains go first (B6); | begin                |
+//! |                         |                              | refused if made before |                      |
 //! | the record of another app | refused                    | refused                | refused              |
 //! | a damaged record        | refused, says why            | refused, says why      | refused, says why    |
 //! | nothing                 | refused: it was made before  | begin                  | refused: unknown     |
@@ -83,6 +84,10 @@ pub fn judge(
         )),
         (Stored::Whole(record), _) if record.operation == request.operation => Verdict::AsRecorded,
         (Stored::Whole(record), SnapshotAction::Rollback) => begin_rollback(request, record, volumes, now),
+        (Stored::Whole(record), SnapshotAction::Create) if request.made => Verdict::Refuse(format!(
+            "snapshot {} was made by operation {}, and is asked for as that of operation {}",
+            request.snapshot, record.operation, request.operation
+        )),
         (Stored::Whole(_), SnapshotAction::Create) => Verdict::DeleteFirst,
         (Stored::Damaged { reason, .. }, _) => {
             Verdict::Refuse(format!("snapshot {} is damaged: {reason}", request.snapshot))

@@ -29,6 +29,10 @@ pub fn snapshot_configs(state: &AppInstanceState, facts: &Facts<'_>) -> Vec<Volu
             let made = !matches!(entry.state, SnapshotState::Cutting { .. });
             let (action, operation, volumes) = match &entry.state {
                 SnapshotState::Available(instance) => kept(state, facts, *id, instance)?,
+                // By whom it was made can no longer be read: it is claimed, and no more.
+                SnapshotState::Failed(instance) if instance.time_created.is_some() && is_lost(instance) => {
+                    (SnapshotAction::Unspecified, instance.operation, Vec::new())
+                }
                 SnapshotState::Failed(instance) if instance.time_created.is_some() => {
                     kept(state, facts, *id, instance)?
                 }
@@ -42,6 +46,10 @@ pub fn snapshot_configs(state: &AppInstanceState, facts: &Facts<'_>) -> Vec<Volu
             Some(VolumesSnapshotConfig { snapshot: *id, action, volumes, app: state.app, operation, made })
         })
         .collect()
+}
+
+fn is_lost(instance: &SnapshotInstanceStatus) -> bool {
+    instance.operation == OperationNumber(0)
 }
 
 type Request = (SnapshotAction, OperationNumber, Vec<VolumeKey>);

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use holdfast_persist::disk::{Disk, EntryKind};
 use holdfast_persist::layout::PersistLayout;
-use holdfast_persist::record;
+use holdfast_persist::{RecordError, record};
 use holdfast_pubsub::DamagedRow;
 use holdfast_types::*;
 
@@ -43,6 +43,10 @@ pub struct ScannedSnapshot {
     pub id: SnapshotId,
     pub config: Result<AppInstanceConfig, String>,
     pub instance: Result<SnapshotInstanceStatus, String>,
+    /// There is an instance record, whole or not: the snapshot was cut.
+    pub is_cut: bool,
+    /// Whose it is, from whatever of its three files still tells it.
+    pub app: Option<AppId>,
 }
 
 #[derive(Debug, Default)]
@@ -65,17 +69,28 @@ pub fn scan(disk: &dyn Disk, layout: &PersistLayout) -> Scan {
     for entry in entries {
         let name = entry.name.to_string_lossy().into_owned();
         match name.parse::<SnapshotId>() {
-            Ok(id) if entry.kind == EntryKind::Directory => scan.snapshots.push(ScannedSnapshot {
-                id,
-                config: record::load(disk, &layout.app_config_file(&id)).map_err(|error| error_chain(&error)),
-                instance: record::load(disk, &layout.snapshot_instance_status_file(&id))
-                    .map_err(|error| error_chain(&error)),
-            }),
+            Ok(id) if entry.kind == EntryKind::Directory => scan.snapshots.push(scan_one(disk, layout, id)),
             Ok(_) => scan.unreadable.push((name, "not a directory".to_owned())),
             Err(error) => scan.unreadable.push((name, error.to_string())),
         }
     }
     scan
+}
+
+fn scan_one(disk: &dyn Disk, layout: &PersistLayout, id: SnapshotId) -> ScannedSnapshot {
+    let config = record::load::<AppInstanceConfig>(disk, &layout.app_config_file(&id));
+    let instance = record::load::<SnapshotInstanceStatus>(disk, &layout.snapshot_instance_status_file(&id));
+    let recorded = || record::load::<VolumesSnapshotStatus>(disk, &layout.volumes_snapshot_status_file(&id));
+    // A record of another snapshot says nothing about this one.
+    let app = instance.as_ref().ok().filter(|found| found.snapshot.id == id).map(|found| found.app);
+    let app = app.or_else(|| recorded().ok().filter(|found| found.snapshot == id).map(|found| found.app));
+    ScannedSnapshot {
+        id,
+        is_cut: !matches!(instance, Err(RecordError::NotFound { .. })),
+        app: app.or_else(|| config.as_ref().ok().map(AppInstanceConfig::app)),
+        config: config.map_err(|error| error_chain(&error)),
+        instance: instance.map_err(|error| error_chain(&error)),
+    }
 }
 
 /// Rows that are in quarantine, by application, and what to say of them. The application is installed as the controller
@@ -153,15 +168,34 @@ fn damaged(mut instance: SnapshotInstanceStatus, why: String, now: Timestamp) ->
 /// A snapshot no row knows: whole enough to be taken in again by its own application? None for the remains of one
 /// that was never finished; they are removed.
 pub fn orphan(scanned: &ScannedSnapshot, now: Timestamp) -> Option<SnapshotInstanceStatus> {
-    let instance = scanned.instance.as_ref().ok()?;
-    if instance.snapshot.id != scanned.id {
-        return None;
-    }
+    let instance = match &scanned.instance {
+        Ok(instance) if instance.snapshot.id == scanned.id => instance,
+        // It was cut, and its descriptor can no longer be read: kept until somebody deletes it ([003] H3).
+        Ok(_) => return unreadable(scanned, "its records are of another snapshot", now),
+        Err(why) => return unreadable(scanned, why, now),
+    };
     let problem = problem(scanned, instance.app, instance);
     Some(match problem {
         Some(why) => damaged(instance.clone(), why, now),
         None => instance.clone(),
     })
+}
+
+/// What is left of a descriptor that cannot be read: whose it is, if anything tells it.
+fn unreadable(scanned: &ScannedSnapshot, why: &str, now: Timestamp) -> Option<SnapshotInstanceStatus> {
+    let app = scanned.app.filter(|_| scanned.is_cut)?;
+    let version = scanned.config.as_ref().map(|config| config.id_and_version.clone());
+    let instance = SnapshotInstanceStatus {
+        snapshot: SnapshotDesc { id: scanned.id, kind: SnapshotType::Immediate },
+        reported: false,
+        time_triggered: None,
+        time_created: None,
+        app,
+        config_version: version.unwrap_or(UuidAndVersion { id: app, version: String::new() }),
+        error: None,
+        operation: OperationNumber(0),
+    };
+    Some(damaged(instance, why.to_owned(), now))
 }
 
 /// Takes a snapshot without a row into its application's row.
@@ -203,7 +237,9 @@ mod tests {
     use crate::zedmanager::testing::*;
 
     fn whole(n: u8) -> ScannedSnapshot {
-        ScannedSnapshot { id: snapshot_id(n), config: Ok(config("1")), instance: Ok(instance(n)) }
+        let (config, instance) = (config("1"), instance(n));
+        let app = Some(instance.app);
+        ScannedSnapshot { id: snapshot_id(n), config: Ok(config), instance: Ok(instance), is_cut: true, app }
     }
 
     /// [003] H3: each kind of damage makes that snapshot, and no other, a failed one with its reason.
@@ -245,11 +281,22 @@ mod tests {
         adopt(&mut state, orphan(&whole(1), time(1)).expect("whole"));
         assert!(matches!(state.snapshots[&snapshot_id(1)].state, SnapshotState::Available(_)));
         let mut unfinished = whole(2);
-        unfinished.instance = Err("no such file".into());
+        (unfinished.instance, unfinished.is_cut) = (Err("no such file".into()), false);
         assert!(orphan(&unfinished, time(1)).is_none());
         let mut swapped = whole(3);
         swapped.id = snapshot_id(4);
-        assert!(orphan(&swapped, time(1)).is_none(), "records of another snapshot");
+        let mut unreadable = whole(4);
+        unreadable.instance = Err("it is empty".into());
+        for scanned in [&swapped, &unreadable] {
+            let mut state = empty_state();
+            adopt(&mut state, orphan(scanned, time(1)).expect("it was cut"));
+            assert!(
+                matches!(state.snapshots[&snapshot_id(4)].state, SnapshotState::Failed(_)),
+                "{scanned:?}"
+            );
+        }
+        unreadable.app = None;
+        assert!(orphan(&unreadable, time(1)).is_none(), "nobody's");
     }
 
     #[test]
