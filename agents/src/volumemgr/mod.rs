@@ -222,11 +222,13 @@ impl Agent for Volumemgr {
 
     fn handle(&mut self, event: Event, cx: &mut Ctx<Self>) {
         let is_start = matches!(event, Event::InventoryTaken(Ok(_)));
+        // What waits for a volume that is taken in again hears of it from nobody else.
+        let concerns = if self.strays.is_empty() { concerns(&event) } else { Concerns::All };
         self.note(event, cx);
         if !self.inventory_taken {
             return;
         }
-        self.settle(cx);
+        self.settle(concerns, cx);
         if is_start {
             cx.signal_restarted::<VolumeStatus>();
             cx.signal_restarted::<VolumeRefStatus>();
@@ -245,12 +247,13 @@ impl Agent for Volumemgr {
 
 impl Volumemgr {
     /// Snapshots before volumes: what a finished intent holds no longer may go in the same step.
-    fn settle(&mut self, cx: &mut Ctx<Self>) {
-        self.settle_snapshots(cx);
-        self.settle_volumes(cx);
+    fn settle(&mut self, concerns: Concerns, cx: &mut Ctx<Self>) {
+        self.settle_snapshots(concerns, cx);
+        let holds = self.holds(cx);
+        self.settle_volumes(&holds, cx);
         self.settle_contents(cx);
         self.settle_questions(cx);
-        self.publish_statuses(cx);
+        self.publish_statuses(&holds, cx);
     }
 
     /// Remembers what the event says; decides nothing.
@@ -339,6 +342,34 @@ impl Volumemgr {
             && inputs.volumes_complete
             && inputs.references_complete
             && inputs.requests_complete
+    }
+}
+
+/// Which snapshots an event may move, beside those that are at work. A node may have a thousand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Concerns {
+    All,
+    One(SnapshotId),
+    None,
+}
+
+fn concerns(event: &Event) -> Concerns {
+    let one = |change: &Change<VolumesSnapshotConfig>| match change.value() {
+        Some(request) => Concerns::One(request.snapshot),
+        None => Concerns::All,
+    };
+    match event {
+        Event::Request(change) => one(change),
+        Event::Stepped { snapshot, .. } | Event::TryAgain(Again::Step(snapshot, _)) => {
+            Concerns::One(*snapshot)
+        }
+        Event::FetchProgress { .. }
+        | Event::MakeProgress { .. }
+        | Event::Fetched { .. }
+        | Event::DownloadRemoved { .. } => Concerns::None,
+        Event::Reference(Change::Created(_) | Change::Modified { .. } | Change::Deleted(_)) => Concerns::None,
+        Event::Question(_) | Event::Preflighted { .. } | Event::Checked { .. } => Concerns::None,
+        _ => Concerns::All,
     }
 }
 

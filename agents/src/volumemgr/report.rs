@@ -21,11 +21,10 @@ use super::steps::Progress;
 use super::volumes::{Doing, VolumeState, Work};
 
 impl Volumemgr {
-    pub(super) fn publish_statuses(&mut self, cx: &mut Ctx<Self>) {
-        let holds = self.holds(cx);
-        let known = self.known_volumes(&holds, cx);
+    pub(super) fn publish_statuses(&mut self, holds: &Holds, cx: &mut Ctx<Self>) {
+        let known = self.known_volumes(holds, cx);
         for key in &known {
-            let status = self.volume_status(*key, &holds, cx);
+            let status = self.volume_status(*key, holds, cx);
             cx.publish(status);
         }
         for status in cx.rows::<VolumeStatus>() {

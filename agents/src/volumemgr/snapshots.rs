@@ -8,7 +8,7 @@
 //! The intent is durable before the first job of it starts, and every stage before the jobs of that stage. The
 //! record `volumesSnapshotStatus.json` is durable before the intent goes, and both before anybody is told.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use holdfast_persist::record;
 use holdfast_types::{
@@ -26,7 +26,7 @@ use super::request::{Stored, Verdict, deletion, judge};
 use super::retry::Failure;
 use super::steps::{self, Next, Progress, VolumeStep};
 use super::volumes::Rows;
-use super::{Again, Volumemgr, again_after, may_change, no_more_tries};
+use super::{Again, Concerns, Volumemgr, again_after, may_change, no_more_tries};
 
 /// An intent has few stages; who goes through more in one event goes in a circle.
 const STEPS_AT_MOST: usize = 32;
@@ -76,13 +76,17 @@ impl Volumemgr {
         }
     }
 
-    pub(super) fn settle_snapshots(&mut self, cx: &mut Ctx<Self>) {
+    pub(super) fn settle_snapshots(&mut self, concerns: Concerns, cx: &mut Ctx<Self>) {
         if !may_change(cx) {
             return;
         }
-        let known = self.snapshots.keys().chain(self.inputs.requests.keys()).copied();
-        let all: std::collections::BTreeSet<SnapshotId> = known.collect();
-        for snapshot in all {
+        let at_work = cx.rows::<SnapshotIntent>().into_iter().map(|intent| intent.snapshot);
+        let concerned: BTreeSet<SnapshotId> = match concerns {
+            Concerns::One(snapshot) => at_work.chain([snapshot]).collect(),
+            Concerns::None => at_work.collect(),
+            Concerns::All => self.snapshots.keys().chain(self.inputs.requests.keys()).copied().collect(),
+        };
+        for snapshot in concerned {
             self.settle_snapshot(snapshot, cx);
         }
     }

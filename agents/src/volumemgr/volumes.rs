@@ -97,14 +97,13 @@ impl Volumes for Rows<'_> {
 }
 
 impl Volumemgr {
-    pub(super) fn settle_volumes(&mut self, cx: &mut Ctx<Self>) {
+    pub(super) fn settle_volumes(&mut self, holds: &Holds, cx: &mut Ctx<Self>) {
         if !may_change(cx) {
             self.check_all(cx);
             return;
         }
-        let holds = self.holds(cx);
-        for key in self.known_volumes(&holds, cx) {
-            match fate(&self.situation(&key, &holds, cx)) {
+        for key in self.known_volumes(holds, cx) {
+            match fate(&self.situation(&key, holds, cx)) {
                 Fate::Create => self.create(key, cx),
                 Fate::Keep => self.check(key, cx),
                 Fate::Destroy => self.destroy(key, cx),

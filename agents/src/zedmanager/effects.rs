@@ -41,12 +41,17 @@ impl Zedmanager {
     /// The three files and the directory of a snapshot go last, here ([003] D3): when no row names it any more
     /// and storage has let go of it.
     pub(super) fn remove_stale_directories(&mut self, settled: AppId, cx: &mut Ctx<Self>) {
+        if !self.storage_known {
+            return;
+        }
+        // One pass over all applications, and not one per directory: a node may have a thousand of them.
+        let owned: BTreeSet<SnapshotId> =
+            self.apps.values().flat_map(|app| with_directory(&app.state)).collect();
         let stale: Vec<SnapshotId> = self
             .directories
-            .iter()
+            .difference(&owned)
             .copied()
-            .filter(|id| !self.apps.values().any(|app| has_directory(&app.state, *id)))
-            .filter(|id| self.storage_known && !self.storage.contains_key(id))
+            .filter(|id| !self.storage.contains_key(id))
             .collect();
         for id in stale {
             tracing::info!(app = %settled, snapshot = %id, "snapshot's files removed");
@@ -177,18 +182,16 @@ impl Zedmanager {
     }
 }
 
-/// True while the row says that a directory under `snapshots/` belongs to this snapshot.
-fn has_directory(state: &AppInstanceState, id: SnapshotId) -> bool {
-    let in_operation = state
-        .operation
-        .as_ref()
-        .is_some_and(|operation| operation.snapshots.iter().any(|desc| desc.id == id));
-    let by_entry = state.snapshots.get(&id).is_some_and(|entry| match &entry.state {
+/// The snapshots of which the row says that a directory under `snapshots/` belongs to them.
+fn with_directory(state: &AppInstanceState) -> impl Iterator<Item = SnapshotId> + '_ {
+    let in_operation = state.operation.iter().flat_map(|operation| &operation.snapshots).map(|desc| desc.id);
+    let has_one = |entry: &SnapshotEntry| match &entry.state {
         SnapshotState::Available(_) | SnapshotState::Cutting { .. } | SnapshotState::Deleting { .. } => true,
         SnapshotState::Failed(instance) => instance.time_created.is_some(),
         SnapshotState::Requested | SnapshotState::Trimmed => false,
-    });
-    in_operation || by_entry
+    };
+    let by_entry = state.snapshots.iter().filter(move |(_, entry)| has_one(entry)).map(|(id, _)| *id);
+    in_operation.chain(by_entry)
 }
 
 /// Publishes these values and un-publishes the other rows of the same owner.
