@@ -4,5 +4,6 @@ pub mod controller;
 pub mod demo;
 pub mod guest;
 pub mod real_kills;
+pub mod recovery;
 pub mod story;
 pub mod world;

@@ -14,7 +14,7 @@
 
 mod console;
 mod deployment;
-mod node_process;
+pub mod node_process;
 mod stage;
 mod story;
 mod timeline;

@@ -10,14 +10,17 @@
 mod fixture;
 mod kinds;
 mod oracle;
+mod recovery_time;
 mod told;
+mod unwritable;
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 
 use holdfast_persist::{Disk, MemDisk};
 use holdfast_tests::world::World;
 use holdfast_tests::world::tap::CutPoint;
-use holdfast_tests::world::workload::Op;
+use holdfast_tests::world::workload::{APP, BYSTANDER, Op};
 use holdfast_types::SnapshotId;
 
 use fixture::{owner_of, put_foreign_things, records};
@@ -123,4 +126,37 @@ fn any_file_may_be_damaged_in_the_middle_of_an_operation() {
         }
         expect_none(&format!("{op:?}"), cases, &found);
     }
+}
+
+/// What one record lost, another may still tell; and what none tells is kept all the same.
+#[test]
+fn any_two_files_of_an_application_may_be_damaged() {
+    let point = fixture::rolled_back();
+    let before = before(&point);
+    let files: Vec<PathBuf> =
+        records(&point.disk).into_iter().filter(|path| owner_of(path) == Some(APP)).collect();
+    let (mut cases, mut found) = (0, Found::new());
+    for (number, first) in files.iter().enumerate() {
+        for second in &files[number + 1..] {
+            let disk = point.disk.fork();
+            let damages = [(first, Kind::Zeroed), (second, Kind::Truncated { to_bytes: 40 })]
+                .map(|(path, kind)| Damage { path: path.clone(), kind });
+            assert!(damages.iter().all(|damage| damage.inflict(&disk)), "each is changed");
+            let ended = damages.iter().flat_map(ended).collect();
+            let judged = recover(&point, &disk, &ended, false).and_then(|world| {
+                oracle::untouched(&world, &before, BYSTANDER)?;
+                oracle::runs(&world, APP)?;
+                oracle::nothing_lost(&world, &before)?;
+                damages.iter().try_for_each(|damage| {
+                    oracle::kept(&world, &damage.path, &disk.read(&damage.path).expect("it is there"))?;
+                    told::on_its_object(&world, &damage.path)
+                })
+            });
+            cases += 1;
+            found.extend(
+                judged.err().map(|what| format!("{:?}\n    {what} (and {})", damages[0], second.display())),
+            );
+        }
+    }
+    expect_none("two at a time", cases, &found);
 }
