@@ -128,7 +128,10 @@ fn a_counter_acts_once_also_across_restarts() {
     story.roll_back(1);
     story.expect_running("1");
     story.guest_writes(DATA, 1, b'z');
+    let starts = story.guest_starts();
     story.reboot();
+    // The last report is from before the boot and says that it runs.
+    story.until("the start after the boot", || story.guest_starts() == starts + 1);
     story.expect_running("1");
     story.expect_undisturbed();
     story.expect_content(DATA, 1, b'z');
