@@ -169,7 +169,7 @@ fn a_directory_that_bears_the_name_already_is_gone_around() {
 fn a_name_is_cut_at_its_front_so_that_the_reason_fits_beside_it() {
     let disk = MemDisk::new();
     layout().prepare(&disk).unwrap();
-    let file = layout().row_file(&"zedmanager", &"AppInstanceState", &"k".repeat(220));
+    let file = layout().row_file("zedmanager", "AppInstanceState", &"k".repeat(220));
     ensure_dir(&disk, file.parent().unwrap()).unwrap();
     durable_replace(&disk, &file, b"damage").unwrap();
     let place = quarantine(&disk, &layout(), &file, "why").unwrap();
