@@ -89,6 +89,9 @@ impl RowStore {
     /// Every row of the topic, sorted by key. Temporaries that a cut left are removed; other strange files are
     /// left alone with a warning. A row whose file cannot be read fails the whole load: that is an I/O error,
     /// not damage.
+    ///
+    /// What is found is durable when `Ok`: an earlier process may have ended between a row's rename and the sync of its
+    /// directory, and nobody may act on a row that a cut could still take back.
     pub fn load(&self, topic: &str) -> io::Result<Vec<LoadedRow>> {
         let dir = self.layout.topic_dir(&self.agent, topic);
         crashsafe::sweep_temporaries(&*self.disk, &dir)?;
@@ -96,6 +99,7 @@ impl RowStore {
             Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
             listed => listed?,
         };
+        self.disk.sync_dir(&dir)?;
         let mut rows = Vec::new();
         for entry in entries {
             let path = dir.join(&entry.name);

@@ -131,3 +131,19 @@ fn rows_work_on_a_real_disk() {
     store.delete("Volume", "v1#0").unwrap();
     assert_eq!(rows(&store, "Volume"), [("v1#1".into(), b"{ }".to_vec())]);
 }
+
+/// An earlier process ended between a row's rename and the sync of its directory.
+#[test]
+fn a_row_that_was_loaded_survives_a_cut() {
+    let disk = prepared();
+    let store = store_on(&disk);
+    store.put("Topic", "a", b"old").unwrap();
+    let path = store.path_of("Topic", "a");
+    let unsynced = path.with_file_name("unsynced");
+    disk.create_new(&unsynced, b"new", 0o600).unwrap();
+    disk.sync_file(&unsynced).unwrap();
+    disk.rename(&unsynced, &path).unwrap();
+    assert_eq!(store.load("Topic").unwrap()[0].bytes, b"new");
+    disk.crash();
+    assert_eq!(store.load("Topic").unwrap()[0].bytes, b"new");
+}

@@ -61,7 +61,11 @@ impl Look<'_> {
         for entry in self.disk.list(&self.layout.snapshots_dir())? {
             let id = entry.text().and_then(|name| name.parse::<SnapshotId>().ok());
             match id.filter(|_| entry.kind == EntryKind::Directory) {
-                Some(id) => drop(self.snapshot(id).map(|stored| found.insert(id, stored))),
+                Some(id) => {
+                    // An earlier process may have ended before it could: a record that is counted on is durable (I3).
+                    self.disk.sync_dir(&self.layout.snapshots_dir().join(&entry.name))?;
+                    drop(self.snapshot(id).map(|stored| found.insert(id, stored)));
+                }
                 None => tracing::warn!(name = ?entry.name, "not the directory of a snapshot, left alone"),
             }
         }
