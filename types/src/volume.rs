@@ -281,6 +281,8 @@ pub enum IntentStage {
     Undoing,
     /// Rollback: done, only the safety snapshots are left to be dropped. Delete: under way.
     CleaningUp,
+    /// Rollback: all is done, and the answer, which is the intent's failure or success, may not have been heard yet.
+    Answered,
 }
 
 impl Topic for SnapshotIntent {

@@ -147,8 +147,7 @@ impl Volumemgr {
     fn is_under_rollback(&self, key: &VolumeKey, cx: &Ctx<Self>) -> bool {
         cx.rows::<SnapshotIntent>().iter().any(|intent| {
             let asked = self.inputs.requests.get(&intent.snapshot);
-            let is_open =
-                intent.action == SnapshotAction::Rollback && intent.stage != IntentStage::CleaningUp;
+            let is_open = intent.action == SnapshotAction::Rollback && intent.stage < IntentStage::CleaningUp;
             is_open
                 && asked.is_none_or(|asked| asked.action != SnapshotAction::Rollback)
                 && intent.volumes.get(&key.volume).is_some_and(|meta| meta.generation == key.generation)

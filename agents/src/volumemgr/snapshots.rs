@@ -43,7 +43,7 @@ pub(super) struct SnapshotState {
     cut: BTreeMap<VolumeId, SnapshotMeta>,
     /// The intent is answered, and only tidying is left of it.
     answered: bool,
-    /// The intent comes from an earlier process: a crash may have interrupted its steps.
+    /// A step may have been broken off in the middle: by a crash of an earlier process, or by its own failure.
     redo: bool,
 }
 
@@ -203,6 +203,9 @@ impl Volumemgr {
 
     /// One step of an intent; true when there may be another at once.
     fn drive(&mut self, intent: &SnapshotIntent, cx: &mut Ctx<Self>) -> bool {
+        if intent.stage == IntentStage::Answered {
+            return self.keep_answer(intent, cx);
+        }
         if self.is_to_be_abandoned(intent) {
             self.abandon(intent, cx);
             return true;
@@ -235,6 +238,35 @@ impl Volumemgr {
                 self.answer_early(intent, leftover, cx);
                 self.refuse_behind_answered(intent, cx);
                 false
+            }
+        }
+    }
+
+    /// Answers until something else is asked for; then the intent goes. True when it went.
+    fn keep_answer(&mut self, intent: &SnapshotIntent, cx: &mut Ctx<Self>) -> bool {
+        let asked = self.inputs.requests.get(&intent.snapshot);
+        let is_same = |asked: &VolumesSnapshotConfig| {
+            asked.action == intent.action && asked.operation == intent.operation
+        };
+        let state = self.snapshots.entry(intent.snapshot).or_default();
+        match asked {
+            Some(asked) if is_same(asked) => {
+                if !std::mem::replace(&mut state.answered, true) {
+                    self.answer(intent, cx);
+                }
+                false
+            }
+            // The operation is not over, and waits for the guest.
+            Some(asked)
+                if asked.action == SnapshotAction::Unspecified && asked.operation == intent.operation =>
+            {
+                false
+            }
+            None if !self.inputs.requests_complete => false,
+            Some(_) | None => {
+                state.begin();
+                cx.unpublish::<SnapshotIntent>(&intent.snapshot);
+                true
             }
         }
     }
@@ -329,6 +361,8 @@ impl Volumemgr {
             Err(failure) => {
                 let tries = state.tries.entry(volume).or_default();
                 *tries += 1;
+                // It may have stopped half-way, and leave behind what a crash would ([003] J4).
+                state.redo = true;
                 let (tries, permanent) = (*tries, failure.is_permanent());
                 let error = failure.report(cx.now()).about(EntityKind::Volume, volume);
                 let error_text = &error.summary;
@@ -374,12 +408,18 @@ impl Volumemgr {
         if intent.action == SnapshotAction::Delete {
             self.deleted(intent.snapshot, cx);
         }
-        cx.unpublish::<SnapshotIntent>(&intent.snapshot);
+        if intent.action == SnapshotAction::Rollback {
+            cx.publish(SnapshotIntent { stage: IntentStage::Answered, ..intent.clone() });
+        } else {
+            cx.unpublish::<SnapshotIntent>(&intent.snapshot);
+        }
         let state = self.snapshots.entry(intent.snapshot).or_default();
         if !state.answered && !is_cut && intent.action != SnapshotAction::Delete {
             self.answer(intent, cx);
         }
-        self.snapshots.entry(intent.snapshot).or_default().begin();
+        let state = self.snapshots.entry(intent.snapshot).or_default();
+        state.begin();
+        state.answered = intent.action == SnapshotAction::Rollback;
     }
 
     fn record_cut(&mut self, intent: &SnapshotIntent, cx: &mut Ctx<Self>) {

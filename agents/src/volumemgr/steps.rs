@@ -11,6 +11,9 @@
 //!   Delete     CleaningUp ──all gone──▶ un-publish                                                   [003] D2
 //! ```
 //!
+//! The answer to a rollback is kept (`Answered`) until something else is asked for: the one who asked may die before he
+//! has written it down, and asks again. What was reverted must not be tried again then, and fail.
+//!
 //! The stage is durable, what the volumes have said is not: after a restart the stage is driven again on every
 //! volume, and each step is idempotent. `Undoing` of a rollback applies a safety snapshot where one is found;
 //! where none is found any more, that volume is back already, for `Applying` begins only when all have theirs
@@ -108,7 +111,7 @@ pub fn volume_step(intent: &SnapshotIntent) -> VolumeStep {
         (SnapshotAction::Rollback, IntentStage::Preparing) => VolumeStep::CutSafety,
         (SnapshotAction::Rollback, IntentStage::Applying) => VolumeStep::ApplySnapshot,
         (SnapshotAction::Rollback, IntentStage::Undoing) => VolumeStep::ApplySafety,
-        (SnapshotAction::Rollback, IntentStage::CleaningUp) => VolumeStep::DropSafety,
+        (SnapshotAction::Rollback, IntentStage::CleaningUp | IntentStage::Answered) => VolumeStep::DropSafety,
         (SnapshotAction::Delete | SnapshotAction::Unspecified, _) => VolumeStep::DeleteAll,
     }
 }

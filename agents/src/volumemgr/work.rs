@@ -194,6 +194,11 @@ fn repair(
             Ok(())
         }
         Ok(_) | Err(VolumeError::Missing { .. }) => Ok(()),
+        // What is damaged for good keeps nothing from being tidied.
+        Err(error) if !order.step.is_forward() && !error.is_transient() => {
+            tracing::warn!(volume = %order.place.key, error = error_chain(&error), "not repaired");
+            Ok(())
+        }
         Err(error) => Err(error),
     }
 }

@@ -63,10 +63,15 @@ fn kept(
 ) -> Option<Request> {
     if let Some(operation) = &state.operation
         && operation.phase == Phase::RevertingVolumes
-        && facts.guest == Guest::ConfirmedDown
         && operation.rollback.as_ref().is_some_and(|target| target.snapshot == id)
     {
-        return Some((SnapshotAction::Rollback, operation.number, operation.volumes.clone()));
+        // Until the guest is confirmed down again after a restart, the operation only says that it is not over: the
+        // answer to it is kept.
+        let action = match facts.guest {
+            Guest::ConfirmedDown => SnapshotAction::Rollback,
+            _ => SnapshotAction::Unspecified,
+        };
+        return Some((action, operation.number, operation.volumes.clone()));
     }
     let saved = facts.saved.get(&id).map(AppInstanceConfig::volume_keys);
     let stored = || facts.storage.get(&id).map(|status| status.volume_keys());

@@ -179,6 +179,25 @@ fn run_until_dark(node: &mut Node) -> bool {
     node.bench.disk.metadata(Path::new("/persist")).is_ok() && node.intents().is_empty()
 }
 
+/// The World found it: whoever asked died before the success was written down, asked again, and the second try failed.
+/// The configuration stayed as it was, on volumes that had been reverted (I1, I2).
+#[test]
+fn a_rollback_that_was_answered_is_not_tried_again() {
+    let request = request(Rollback, 2, &both());
+    let mut node = snapshotted();
+    node.bench.publish(request.clone());
+    node.settle();
+    node.expect_success(Rollback, 2);
+    let path = node.path(key(2, 0));
+    node.tool.edit(&path, |image| image.snapshots.clear()).expect("removed behind our back");
+    node.bench.disk.sync_file(&path).expect("synced");
+    let mut node = restarted(node, &request);
+    node.expect_success(Rollback, 2);
+    node.expect_tidy(&both());
+    node.request(Create, 1, &both());
+    assert_eq!(node.bench.rows::<SnapshotIntent>(), [], "nobody asks for the answer any more");
+}
+
 #[test]
 fn an_undone_rollback_is_undone_wherever_it_was_cut() {
     let request = request(Rollback, 2, &both());

@@ -190,8 +190,11 @@ impl Node {
         record::load(&self.bench.disk, &path).ok()
     }
 
+    /// Those with something left to do: an answer that is kept is none.
     pub fn intents(&self) -> Vec<SnapshotIntent> {
-        self.bench.rows()
+        let mut intents: Vec<SnapshotIntent> = self.bench.rows();
+        intents.retain(|intent| intent.stage != IntentStage::Answered);
+        intents
     }
 
     /// Nothing is half done: no intent, no safety snapshot.
