@@ -5,6 +5,7 @@ use holdfast_types::{
     SnapshotInstanceStatus, SnapshotState, Timestamp, UuidAndVersion, WaitingUpdate,
 };
 
+use super::change;
 use super::machine::{Decision, Facts, Plan, Write};
 
 /// Changes the row as decided and returns what must be durable before it. `Wait` and `ForgetApp` change nothing.
@@ -196,7 +197,12 @@ fn fail(state: &mut AppInstanceState, error: ErrorReport, facts: &Facts<'_>) {
     if operation.kind == OperationKind::Update
         && let Some(received) = facts.received
     {
-        state.waiting = Some(WaitingUpdate { received: received.clone(), error: error.clone() });
+        // What has come in since is not what failed: it is obeyed at once ([003] C6), its snapshots asked for with it.
+        let failed = operation.next.clone();
+        let in_force =
+            change::in_effect(received, state.applied.as_ref(), state.superseded_version.as_deref());
+        let about = failed.filter(|failed| *failed != in_force).unwrap_or_else(|| received.clone());
+        state.waiting = Some(WaitingUpdate { received: about, error: error.clone() });
     }
     state.last_failure = Some(FailedOperation { number: operation.number, kind: operation.kind, error });
 }
