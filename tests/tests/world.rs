@@ -3,6 +3,8 @@
 //! `make soak` does the same for hours. A violation found there is kept here under the name of what went wrong.
 
 use holdfast_tests::world::explore::{Bases, Depth, Outcome, Second, Show, explore, explore_seed};
+use holdfast_tests::world::explore_faults::{explore_single_faults, steps_without_a_call};
+use holdfast_tests::world::faults::{Fired, KINDS};
 use holdfast_tests::world::workload::{Op, SETTINGS, Workload, every};
 
 const ONE_CUT: Depth = Depth { coins: 1, second: Second::No };
@@ -18,6 +20,7 @@ fn workload(setting: usize, ops: &[Op]) -> Workload {
 
 fn expect_kept(outcome: &Outcome) {
     if let Some(failure) = outcome.failures.first() {
+        failure.trace.iter().for_each(|line| eprintln!("    {line}"));
         panic!(
             "{} violations; the first: {}\n{}",
             outcome.failures.len(),
@@ -67,6 +70,55 @@ fn the_same_seed_gives_the_same_trace() {
     assert_ne!(hash(1_000_001), hash(1_000_002));
 }
 
+/// Whoever injects a fault has to see it fire; a kind that never does proves nothing.
+fn add(total: &mut Fired, fired: &Fired) {
+    fired.iter().for_each(|(kind, count)| *total.entry(*kind).or_default() += count);
+}
+
+/// Every kind of fault, at every seventh of its opportunities in every operation; `make soak` takes all of them.
+#[test]
+fn any_single_fault_ends_as_told_or_undone() {
+    let bases = bases();
+    let mut fired = Fired::new();
+    let mut runs = 0;
+    for (number, workload) in every(1).iter().enumerate() {
+        let outcome = explore_single_faults(&bases, workload, 7 + number as u64 % 5, Show::Nothing);
+        assert!(outcome.failures.is_empty(), "{:?}", outcome.failures.first());
+        add(&mut fired, &outcome.fired);
+        runs += outcome.fault_runs;
+    }
+    eprintln!("{runs} runs with a fault: {fired:?}");
+    assert!(runs > 0, "nothing has fired");
+}
+
+/// Faults of all kinds between orders, before and between cuts.
+#[test]
+fn drawn_workloads_meet_every_kind_of_fault() {
+    let bases = bases();
+    let mut fired = Fired::new();
+    for seed in 2_000_001..2_000_040 {
+        let outcome = explore_seed(&bases, seed, Depth { coins: 0, second: Second::No }, Show::Nothing);
+        assert!(outcome.failures.is_empty(), "{:?}", outcome.failures.first());
+        add(&mut fired, &outcome.fired);
+    }
+    for kind in KINDS {
+        assert!(fired.contains_key(&kind), "{kind} never fired: {fired:?}");
+    }
+}
+
+/// A cut between two messages, or between a message and a job, is a cut before some device call: the same is found.
+#[test]
+fn to_cut_at_every_call_is_to_cut_at_every_message() {
+    let bases = bases();
+    let mut steps = 0;
+    for workload in every(1) {
+        let (taken, others) = steps_without_a_call(&bases, &workload).expect("nothing is cut");
+        assert!(others.is_empty(), "{workload:?}: {others:?} of {taken}");
+        steps += taken;
+    }
+    assert!(steps > 1_000, "{steps} steps");
+}
+
 // ---- what the World found, by name ---------------------------------------------------------------------------
 
 /// zedmanager took volumemgr's answer from before the cut for a snapshot, while volumemgr, whom nobody asked any more
@@ -84,4 +136,30 @@ fn what_was_cut_before_the_power_went_is_claimed_before_it_is_counted_on() {
 #[test]
 fn what_an_operation_has_just_cut_is_not_trimmed_under_it() {
     expect_kept(&explore_seed(&bases(), 1_000_096, ONE_CUT, Show::Nothing));
+}
+
+/// zedmanager died before it had written a rollback's success down and asked again; volumemgr, whose intent was gone, tried
+/// again and failed: the new configuration stayed in force on volumes that had been reverted.
+#[test]
+fn a_rollback_that_succeeded_is_not_tried_again_when_the_one_who_asked_died() {
+    expect_kept(&explore_seed(&bases(), 2766, ONE_CUT, Show::Nothing));
+}
+
+/// An update failed while a newer configuration had come in, and the newer one was held for what had failed.
+#[test]
+fn what_came_in_while_an_update_failed_is_obeyed_at_once() {
+    expect_kept(&explore_seed(&bases(), 2779, ONE_CUT, Show::Nothing));
+}
+
+/// A row was renamed and not yet synced when the node ended; the next one took it for a fact, and a power cut took it back.
+#[test]
+fn what_a_new_node_reads_cannot_be_taken_back_by_a_cut() {
+    expect_kept(&explore_seed(&bases(), 2937, ONE_CUT, Show::Nothing));
+}
+
+/// A full disk stopped the tool half-way; what it leaked stayed until the next restart of the node.
+#[test]
+fn a_step_that_failed_half_way_is_cleaned_up_after() {
+    let outcome = explore_single_faults(&bases(), &workload(0, &[Op::SnapshotNow]), 31, Show::Nothing);
+    assert!(outcome.failures.is_empty(), "{:?}", outcome.failures.first());
 }

@@ -12,6 +12,7 @@ use std::time::Instant;
 
 use clap::Parser;
 use holdfast_tests::world::explore::{Bases, Failure, LENGTH, Outcome, Show, enumerated, explore_numbered};
+use holdfast_tests::world::faults::{Fired, KINDS};
 
 /// A simulated node is many small short-lived values.
 #[global_allocator]
@@ -48,6 +49,8 @@ struct Totals {
     workloads: u64,
     last_seed: u64,
     failures: Vec<(u64, Failure)>,
+    fired: Fired,
+    fault_runs: u64,
 }
 
 fn main() -> ExitCode {
@@ -132,6 +135,10 @@ fn add(totals: &mut Totals, seed: u64, outcome: Outcome) {
     totals.repeated += outcome.repeated;
     totals.workloads += 1;
     totals.last_seed = totals.last_seed.max(seed);
+    totals.fault_runs += outcome.fault_runs;
+    for (kind, count) in &outcome.fired {
+        *totals.fired.entry(*kind).or_default() += count;
+    }
     totals.failures.extend(outcome.failures.into_iter().map(|failure| (seed, failure)));
 }
 
@@ -148,6 +155,9 @@ fn report(arguments: &Arguments, totals: &Totals, seconds: f64, bases: &Bases) -
     if let Some((seed, _)) = totals.failures.first() {
         tell_shortest(bases, *seed);
     }
+    let count_of = |kind| totals.fired.get(kind).copied().unwrap_or(0);
+    let fired: Vec<String> = KINDS.iter().map(|kind| format!("{kind}={}", count_of(kind))).collect();
+    println!("faults: runs={} {}", totals.fault_runs, fired.join(" "));
     println!(
         "cuts={} violations={} workloads={} seeds={}..{} seconds={seconds:.1} cuts_per_second={:.0}",
         totals.cuts,

@@ -1,7 +1,8 @@
 //! What must be true once everything is done: status equals orders, and storage equals records.
 //!
 //! Every function says what is missing, in the order in which it usually comes to be true, cheap looks first.
-//! It reads rows and raw storage, and never asks the agents.
+//! It reads rows and raw storage, and never asks the agents. After faults that may make an operation fail, a failure
+//! that is told is an end as good as any ([003] B5, C6, I13, I17), until the controller has reacted to it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -10,9 +11,10 @@ use std::sync::Arc;
 use holdfast_persist::crashsafe;
 use holdfast_persist::disk::{Disk, EntryKind};
 use holdfast_types::{
-    AppInstanceState, SnapshotId, SnapshotIntent, SnapshotState, SnapshotType, VolumesSnapshotStatus,
+    AppInstanceState, IntentStage, SnapshotAction, SnapshotId, SnapshotIntent, SnapshotState, SnapshotType,
+    VolumeKey, VolumesSnapshotStatus,
 };
-use holdfast_volumehandlers::testing::FakeImageTool;
+use holdfast_volumehandlers::testing::{FakeImage, FakeImageTool};
 use uuid::Uuid;
 
 use super::ground::{Ground, locked};
@@ -49,8 +51,8 @@ pub fn settled(world: &World) -> Missing {
         let left = wanted.contains(app) || machine.ended.is_some();
         ensure!(left, "D4: the guest of the deleted application {app} runs");
     }
-    ensure!(world.rows::<SnapshotIntent>().is_empty(), "an intent is open");
-    storage(world, &ground, &rows)?;
+    let tidied = tidied_later(world, &ground)?;
+    storage(world, &ground, &rows, &tidied)?;
     records(world, &rows)?;
     rows.values().try_for_each(|row| reported(row, &ground))
 }
@@ -63,14 +65,17 @@ fn application(app: Uuid, row: &AppInstanceState, ground: &Ground) -> Missing {
         "I17: an operation runs: {:?}",
         row.operation.as_ref().map(|op| (op.kind, op.phase))
     );
+    let waits = row.waiting.is_some();
     ensure!(
-        row.waiting.is_none(),
+        !waits || ground.faults.has_impaired,
         "I17: an update waits: {:?}",
         row.waiting.as_ref().map(|waiting| &waiting.error)
     );
     let applied = row.applied.as_ref().ok_or("nothing is applied")?;
     let version = ground.orders.version(app).unwrap_or(0).to_string();
     match &row.superseded_version {
+        // [003] B5: the old version runs and the failure is told (`reported`).
+        _ if waits => {}
         Some(superseded) if *superseded == version => {
             let restored = ground.past.get(&app).map_or(0, |past| past.restored).to_string();
             ensure!(
@@ -84,8 +89,8 @@ fn application(app: Uuid, row: &AppInstanceState, ground: &Ground) -> Missing {
     let counter = |command: Option<&holdfast_agents::wire::config::InstanceOpsCmd>| {
         command.map_or(0, |command| command.counter)
     };
-    ensure!(applied.restart.counter == counter(wanted.restart.as_ref()), "a restart is due");
-    ensure!(applied.purge.counter == counter(wanted.purge.as_ref()), "a purge is due");
+    ensure!(waits || applied.restart.counter == counter(wanted.restart.as_ref()), "a restart is due");
+    ensure!(waits || applied.purge.counter == counter(wanted.purge.as_ref()), "a purge is due");
     let section = wanted.snapshot.clone().unwrap_or_default();
     let ordered = section.rollback_cmd.as_ref().map_or(0, |order| order.counter);
     ensure!(
@@ -131,6 +136,13 @@ fn snapshots(app: Uuid, row: &AppInstanceState, ground: &Ground) -> Missing {
             }
             SnapshotState::Trimmed => {}
             SnapshotState::Deleting { .. } if entry.trimmed => {}
+            SnapshotState::Failed(instance) if ground.faults.has_impaired && instance.error.is_some() => {}
+            // An older configuration dropped it, and it was named again before its data went: a new request once they have.
+            SnapshotState::Deleting { asked: false, .. }
+                if ground.reordered.contains(id) && ground.running(app).is_some() => {}
+            // An older configuration dropped it: it is asked for again, and no update has come since.
+            SnapshotState::Requested
+                if entry.desc.kind == SnapshotType::AppUpdate && ground.reordered.contains(id) => {}
             // Asked for together with a rollback: the version that asked is superseded and no update comes ([003] C5).
             SnapshotState::Requested
                 if entry.desc.kind == SnapshotType::AppUpdate && row.superseded_version.is_some() => {}
@@ -139,14 +151,24 @@ fn snapshots(app: Uuid, row: &AppInstanceState, ground: &Ground) -> Missing {
     }
     for (id, entry) in row.snapshots.iter().filter(|(id, _)| !listed.contains(id)) {
         // [003] D1: the data goes at the next moment the guest is down.
-        let waits = matches!(&entry.state, SnapshotState::Deleting { asked: false, error: None, .. });
+        // One that could not be deleted then is told with its error, and waits as well ([003] D2).
+        let waits = match &entry.state {
+            SnapshotState::Deleting { asked: false, error: None, .. } => true,
+            SnapshotState::Deleting { error: Some(_), .. } => ground.faults.has_impaired,
+            _ => false,
+        };
         ensure!(waits && ground.running(app).is_some(), "D1: snapshot {id} is dropped and {:?}", entry.state);
     }
     Ok(())
 }
 
 /// I5: images and snapshots within them match the rows, and hold what they should.
-fn storage(world: &World, ground: &Ground, rows: &BTreeMap<Uuid, Arc<AppInstanceState>>) -> Missing {
+fn storage(
+    world: &World,
+    ground: &Ground,
+    rows: &BTreeMap<Uuid, Arc<AppInstanceState>>,
+    tidied: &BTreeSet<PathBuf>,
+) -> Missing {
     let tool = FakeImageTool::new(Arc::new(world.tap.disk.clone()));
     let statuses: BTreeMap<SnapshotId, Arc<VolumesSnapshotStatus>> =
         world.rows::<VolumesSnapshotStatus>().into_iter().map(|status| (status.snapshot, status)).collect();
@@ -160,7 +182,13 @@ fn storage(world: &World, ground: &Ground, rows: &BTreeMap<Uuid, Arc<AppInstance
                 .map(|key| volume_path(&world.layout, &key)),
         );
         for (id, entry) in &row.snapshots {
-            if !matches!(entry.state, SnapshotState::Available(_) | SnapshotState::Deleting { .. }) {
+            let is_cut = match &entry.state {
+                SnapshotState::Available(_) | SnapshotState::Deleting { .. } => true,
+                // Its record could not be read: it is shown as failed until the next start.
+                SnapshotState::Failed(instance) => instance.time_created.is_some(),
+                _ => false,
+            };
+            if !is_cut {
                 continue;
             }
             let status =
@@ -198,14 +226,39 @@ fn storage(world: &World, ground: &Ground, rows: &BTreeMap<Uuid, Arc<AppInstance
     }
     for path in &files {
         ensure!(needed.contains(path) || listed.contains(path), "I5: {} is nobody's", path.display());
-        image(path, &tool, ground, held.get(path).unwrap_or(&BTreeMap::new()))?;
+        let held = held.get(path).cloned().unwrap_or_default();
+        let is_unread = ground.faults.has_read_error && rows.values().any(|row| has_unread(row));
+        let image = tool.image(path).map_err(|error| format!("I1: {}: {error}", path.display()))?;
+        content(path, &image, ground)?;
+        if !is_unread && !tidied.contains(path) {
+            snapshots_within(path, &image, ground, &held)?;
+        }
     }
     Ok(())
 }
 
-/// I1, I4, I5 of one image.
-fn image(path: &Path, tool: &FakeImageTool, ground: &Ground, held: &BTreeMap<String, SnapshotId>) -> Missing {
-    let image = tool.image(path).map_err(|error| format!("I1: {}: {error}", path.display()))?;
+/// A snapshot whose record could not be read is shown as failed, and what it holds is not known before the next start.
+fn has_unread(row: &AppInstanceState) -> bool {
+    let unread = |state: &SnapshotState| matches!(state, SnapshotState::Failed(instance) if instance.time_created.is_some());
+    row.snapshots.values().any(|entry| unread(&entry.state))
+}
+
+/// The volumes on which tidying goes on behind its answer: it could not be done in some tries, and now the guest is up
+/// again and keeps its images locked ([003] D1). Any other intent is open.
+fn tidied_later(world: &World, ground: &Ground) -> Result<BTreeSet<PathBuf>, String> {
+    let mut tidied = BTreeSet::new();
+    for intent in world.rows::<SnapshotIntent>() {
+        let is_tidying = intent.action == SnapshotAction::Delete || intent.stage >= IntentStage::Undoing;
+        let is_excused = is_tidying && ground.faults.has_impaired && ground.running(intent.app.0).is_some();
+        ensure!(is_excused, "an intent is open: {:?} {:?}", intent.action, intent.stage);
+        let keys = intent.volumes.iter().map(|(volume, meta)| VolumeKey::new(*volume, meta.generation.0));
+        tidied.extend(keys.map(|key| volume_path(&world.layout, &key)));
+    }
+    Ok(tidied)
+}
+
+/// I1 of one image.
+fn content(path: &Path, image: &FakeImage, ground: &Ground) -> Missing {
     let mark = ground.mark_of(path);
     ensure!(
         image.blocks == marked(mark),
@@ -213,6 +266,16 @@ fn image(path: &Path, tool: &FakeImageTool, ground: &Ground, held: &BTreeMap<Str
         path.display(),
         mark_in(&image.blocks)
     );
+    Ok(())
+}
+
+/// I4, I5, J4 of one image.
+fn snapshots_within(
+    path: &Path,
+    image: &FakeImage,
+    ground: &Ground,
+    held: &BTreeMap<String, SnapshotId>,
+) -> Missing {
     ensure!((image.leaks, image.corruptions) == (0, 0), "J4: {} leaks {}", path.display(), image.leaks);
     let names: Vec<&str> = image.snapshots.iter().map(|snapshot| snapshot.name.as_str()).collect();
     let wanted: BTreeSet<&str> = held.keys().map(String::as_str).collect();
@@ -300,10 +363,31 @@ fn reported(row: &AppInstanceState, ground: &Ground) -> Missing {
     );
     let state = if ground.running(app).is_some() { 7 } else { 9 };
     ensure!(report.state == state, "A6: state {} is reported, and it is {state}", report.state);
+    // With an error or without: an available one may have one of a rollback, a failed one has its own.
+    let errors = |id: &String| {
+        report.snapshots.iter().find(|snapshot| snapshot.id == *id).map(|s| s.snap_err.is_some())
+    };
     let reported: BTreeSet<String> = report.snapshots.iter().map(|snapshot| snapshot.id.clone()).collect();
-    let available =
-        row.snapshots.iter().filter(|(_, entry)| matches!(entry.state, SnapshotState::Available(_)));
-    let available: BTreeSet<String> = available.map(|(id, _)| id.to_string()).collect();
-    ensure!(reported == available, "A6: snapshots {reported:?} are reported, available are {available:?}");
+    let mut due = BTreeMap::new();
+    for (id, entry) in &row.snapshots {
+        match &entry.state {
+            SnapshotState::Available(instance) => due.insert(id.to_string(), instance.error.is_some()),
+            SnapshotState::Failed(_) | SnapshotState::Deleting { error: Some(_), .. } => {
+                due.insert(id.to_string(), true)
+            }
+            _ => None,
+        };
+    }
+    ensure!(
+        reported.iter().eq(due.keys()),
+        "A6: snapshots {reported:?} are reported, available or failed are {due:?}"
+    );
+    for (id, has_error) in &due {
+        ensure!(errors(id) == Some(*has_error), "A6: snapshot {id}: error {has_error} is reported otherwise");
+    }
+    ensure!(
+        row.waiting.is_none() || !report.app_err.is_empty(),
+        "I13: an update waits and the report does not say why"
+    );
     Ok(())
 }

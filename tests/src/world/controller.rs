@@ -4,7 +4,7 @@
 //! border is the real one. Unlike [`ControllerCore`](crate::controller::ControllerCore) it is a value that costs little
 //! to copy: a copy of it is part of every moment that can be gone back to.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::{Arc, Mutex};
 
@@ -16,6 +16,7 @@ use holdfast_types::{SnapshotId, VolumeKey};
 use prost::Message;
 use uuid::Uuid;
 
+use super::faults::FaultKind;
 use super::ground::{Ground, locked};
 use crate::controller::{DeviceConfig, config_hash};
 
@@ -27,11 +28,21 @@ pub struct RollbackOrder {
     pub snapshot: SnapshotId,
 }
 
+/// A configuration that was sent, and what it orders that the model has to know when it comes again.
+#[derive(Debug, Clone, Default)]
+pub struct Sent {
+    body: Vec<u8>,
+    pub snapshots: BTreeSet<SnapshotId>,
+    /// Applications with their versions.
+    pub versions: BTreeSet<(Uuid, u64)>,
+}
+
 /// What the controller wants, all it ever ordered that matters later, and what it heard.
 #[derive(Debug, Clone, Default)]
 pub struct Orders {
     pub config: Arc<DeviceConfig>,
-    body: Arc<Vec<u8>>,
+    /// All that was ever sent, the newest last.
+    pub sent: Arc<Vec<Arc<Sent>>>,
     /// How often the configuration was edited.
     pub edits: u64,
     pub rollbacks: Vec<RollbackOrder>,
@@ -51,10 +62,18 @@ impl Orders {
             config_hash: config_hash(config.message()),
             config: Some(config.message().clone()),
         };
-        self.body = Arc::new(response.encode_to_vec());
         self.config = Arc::new(config);
         self.edits += 1;
         self.remember();
+        let apps = &self.config.message().apps;
+        let ids: Vec<Uuid> =
+            apps.iter().filter_map(|app| app.uuidandversion.as_ref()?.uuid.parse().ok()).collect();
+        let sent = Sent {
+            body: response.encode_to_vec(),
+            snapshots: ids.iter().flat_map(|app| self.listed(*app)).collect(),
+            versions: ids.iter().filter_map(|app| Some((*app, self.version(*app)?))).collect(),
+        };
+        Arc::make_mut(&mut self.sent).push(Arc::new(sent));
     }
 
     fn remember(&mut self) {
@@ -124,22 +143,56 @@ fn nobody_there() -> LinkError {
     LinkError::Unreachable { url: "http://controller.world".into(), source }
 }
 
+/// The whole link is down, or this one call is struck.
+fn is_away(ground: &mut Ground) -> bool {
+    if ground.orders.is_away {
+        ground.faults.has_fired(FaultKind::LinkLoss);
+        return true;
+    }
+    ground.faults.strikes(FaultKind::LinkLoss)
+}
+
+/// The one before the newest, or in turn the one before that.
+fn stale(ground: &mut Ground) -> Vec<u8> {
+    let sent = Arc::clone(&ground.orders.sent);
+    let age = 1 + (ground.faults.count_of(FaultKind::Stale) as usize + 1) % 2;
+    let chosen = &sent[sent.len().saturating_sub(1 + age)];
+    ground.stale_arrives(chosen);
+    chosen.body.clone()
+}
+
+fn under_another_hash(body: &[u8], number: u64) -> Vec<u8> {
+    let mut response = ConfigResponse::decode(body).expect("it was encoded here");
+    response.config_hash = format!("{} again {number}", response.config_hash);
+    response.encode_to_vec()
+}
+
 impl ControllerLink for WorldLink {
     fn fetch_config(&self, request: &ConfigRequest) -> Result<Fetched, LinkError> {
-        let ground = locked(&self.0);
-        if ground.orders.is_away {
+        let mut ground = locked(&self.0);
+        if is_away(&mut ground) {
             return Err(nobody_there());
         }
-        let body = ground.orders.body.to_vec();
+        let Some(newest) = ground.orders.sent.last().cloned() else { return Err(nobody_there()) };
+        let body = if ground.faults.strikes(FaultKind::Stale) {
+            stale(&mut ground)
+        } else if ground.faults.strikes(FaultKind::Duplicate) {
+            let number = ground.faults.count_of(FaultKind::Duplicate);
+            ground.note(format_args!("the same configuration arrives under another hash"));
+            under_another_hash(&newest.body, number)
+        } else {
+            newest.body.clone()
+        };
         drop(ground);
         Ok(read_config(request, body))
     }
 
     fn post_info(&self, message: &ZInfoMsg) -> Result<(), LinkError> {
         let mut ground = locked(&self.0);
-        if ground.orders.is_away {
+        if is_away(&mut ground) {
             return Err(nobody_there());
         }
+        let is_lost = ground.faults.strikes(FaultKind::LostReply);
         if let Some(InfoContent::Ainfo(app)) = &message.info_content {
             ground.note(format_args!(
                 "reported {} version {} state {}",
@@ -147,6 +200,6 @@ impl ControllerLink for WorldLink {
             ));
             ground.orders.reports.insert(app.app_id.clone(), Arc::new(app.clone()));
         }
-        Ok(())
+        if is_lost { Err(nobody_there()) } else { Ok(()) }
     }
 }

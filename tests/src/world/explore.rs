@@ -10,18 +10,21 @@
 //! Two cuts count as one if they leave the same bytes on the disk while the outside is the same.
 //!
 //! Seeds are numbers: first those of the enumeration, each workload with every first cut; then the same workloads again
-//! with a second cut at every call of the recovery from each first one; beyond them workloads are drawn.
+//! with a second cut at every call of the recovery from each first one; then those of one operation with every single
+//! fault; beyond them workloads are drawn.
 
 use std::collections::HashSet;
 use std::sync::{Arc, LazyLock};
 
-use holdfast_agents::runtime::{Entropy, SeededEntropy};
 use holdfast_persist::MemDisk;
 
 use super::diff::Seen;
-use super::ground::locked;
+pub use super::drawn::explore_seed;
+use super::explore_faults::explore_single_faults;
+use super::faults::Fired;
+use super::ground::{SharedGround, locked};
 use super::tap::{CutPoint, Recorder};
-use super::workload::{OPS, Op, SETTINGS, Setting, Workload};
+use super::workload::{SETTINGS, Setting, Workload};
 use super::{Schedule, Survival, Violation, World};
 
 /// How far a workload is explored.
@@ -68,11 +71,21 @@ pub struct Outcome {
     pub trace_hash: u64,
     /// The cut that was asked for.
     pub shown: Option<(String, Vec<String>)>,
+    /// Runs with a single fault that fired, or with a killed node.
+    pub fault_runs: u64,
+    pub fired: Fired,
 }
 
 impl Outcome {
     fn failed(&mut self, story: String, violation: Violation, trace: Vec<String>) {
         self.failures.push(Failure { story, violation, trace });
+    }
+
+    /// Counts what has fired in a world that is done with.
+    pub(super) fn count(&mut self, ground: &SharedGround) {
+        for (kind, count) in locked(ground).faults.fired() {
+            *self.fired.entry(kind).or_default() += count;
+        }
     }
 }
 
@@ -86,7 +99,7 @@ impl Bases {
         Ok(Bases(made.collect::<Result<_, Violation>>()?))
     }
 
-    fn of(&self, setting: Setting) -> &CutPoint {
+    pub(super) fn of(&self, setting: Setting) -> &CutPoint {
         let found = self.0.iter().find(|(known, _)| *known == setting);
         &found.expect("every setting has a base").1
     }
@@ -119,50 +132,7 @@ fn prepared(
     Ok(Some(world))
 }
 
-/// A long workload of a seed: operations at any moment, in any order of steps.
-fn drawn(bases: &Bases, seed: u64, show: Show) -> Result<World, (Violation, Vec<String>)> {
-    let chance = SeededEntropy::new(seed);
-    let setting = SETTINGS[(chance.next_u64() % SETTINGS.len() as u64) as usize];
-    let mut base = bases.of(setting).clone();
-    base.ground.is_traced = show != Show::Nothing;
-    let schedule = Schedule::Drawn(SeededEntropy::new(chance.next_u64()));
-    let mut world = World::after_cut(&base, Survival::Lost, Recorder::Off, schedule)
-        .map_err(|violation| (violation, Vec::new()))?;
-    let result = (|world: &mut World| {
-        world.settle()?;
-        world.tap.record(Recorder::All(Vec::new()));
-        for _ in 0..3 + chance.next_u64() % 6 {
-            let op = match OPS[(chance.next_u64() % OPS.len() as u64) as usize] {
-                Op::DeleteApp if !chance.next_u64().is_multiple_of(4) => Op::RollBack,
-                op => op,
-            };
-            world.order(|orders| {
-                op.order(orders);
-                orders.is_away = false;
-            });
-            locked(&world.ground).note(format_args!("the controller orders {op:?}"));
-            match chance.next_u64() % 4 {
-                0 => world.settle()?,
-                1 => {}
-                2 => world.order(|orders| orders.is_away = true),
-                _ => drop(world.pass_time()),
-            }
-            for _ in 0..chance.next_u64() % 60 {
-                if !world.step()? {
-                    world.pass_time();
-                }
-            }
-        }
-        world.order(|orders| orders.is_away = false);
-        world.settle()
-    })(&mut world);
-    match result {
-        Ok(()) => Ok(world),
-        Err(violation) => Err((violation, trace_of(&world))),
-    }
-}
-
-fn trace_of(world: &World) -> Vec<String> {
+pub(super) fn trace_of(world: &World) -> Vec<String> {
     locked(&world.ground).trace.clone()
 }
 
@@ -181,19 +151,8 @@ pub fn explore(bases: &Bases, workload: &Workload, depth: Depth, show: Show) -> 
     outcome
 }
 
-/// Explores the workload of a seed.
-pub fn explore_seed(bases: &Bases, seed: u64, depth: Depth, show: Show) -> Outcome {
-    let mut outcome = Outcome::default();
-    let story = format!("seed {seed}");
-    match drawn(bases, seed, show) {
-        Ok(mut world) => finish(&mut world, &story, depth, show, &mut outcome),
-        Err((violation, trace)) => outcome.failed(story, violation, trace),
-    }
-    outcome
-}
-
 /// Runs to the end, then goes back to every moment that was recorded.
-fn finish(world: &mut World, story: &str, depth: Depth, show: Show, outcome: &mut Outcome) {
+pub(super) fn finish(world: &mut World, story: &str, depth: Depth, show: Show, outcome: &mut Outcome) {
     if let Err(violation) = world.settle() {
         outcome.failed(format!("{story}, no cut"), violation, trace_of(world));
     }
@@ -260,6 +219,7 @@ fn recover(cut: Cut<'_>, depth: Depth, show: Show, outcome: &mut Outcome) {
     let number = outcome.cuts;
     let booted = World::boot_on(cut.disk.clone(), Arc::clone(&ground), recorder, Schedule::Fixed);
     let settled = booted.and_then(|mut world| world.settle().map(|()| world.tap.taken()));
+    outcome.count(&ground);
     outcome.trace_hash = outcome.trace_hash.rotate_left(1) ^ locked(&ground).trace_hash;
     let trace = || locked(&ground).trace.clone();
     if show == Show::Cut(number) && outcome.shown.is_none() {
@@ -288,10 +248,16 @@ pub fn enumerated() -> u64 {
 /// Explores the workload of this number.
 pub fn explore_numbered(bases: &Bases, number: u64, show: Show) -> Outcome {
     let at = |number: u64| usize::try_from(number).ok().and_then(|number| EVERY.get(number));
+    let single = |number: u64| {
+        let mut singles = EVERY.iter().filter(|workload| workload.ops.len() == 1);
+        usize::try_from(number).ok().and_then(|number| singles.nth(number))
+    };
     if let Some(workload) = at(number) {
         explore(bases, workload, Depth { coins: 2, second: Second::No }, show)
     } else if let Some(workload) = at(number - enumerated()) {
         explore(bases, workload, Depth { coins: 0, second: Second::Only }, show)
+    } else if let Some(workload) = single(number - 2 * enumerated()) {
+        explore_single_faults(bases, workload, 1, show)
     } else {
         explore_seed(bases, number, Depth { coins: 1, second: Second::No }, show)
     }

@@ -16,7 +16,8 @@ use holdfast_agents::domainmgr::vmm::{Domain, DomainExit, VmSpec};
 use holdfast_types::{AppInstanceState, OperationNumber, Phase, RollbackTarget, SnapshotId, SnapshotState};
 use uuid::Uuid;
 
-use super::controller::Orders;
+use super::controller::{Orders, Sent};
+use super::faults::Faults;
 
 /// What a guest wrote when it started; 0 is a volume nobody has written to.
 pub type Mark = u64;
@@ -26,6 +27,8 @@ pub type Mark = u64;
 pub struct Cut {
     pub app: Uuid,
     pub version: u64,
+    /// The operation that cut it.
+    pub operation: OperationNumber,
     pub marks: BTreeMap<PathBuf, Mark>,
 }
 
@@ -54,6 +57,9 @@ pub struct Past {
 #[derive(Debug, Clone, Default)]
 pub struct Ground {
     pub orders: Orders,
+    pub faults: Faults,
+    /// Size of the node's ballast; 0 for none.
+    pub reserve_size_bytes: u64,
     pub machines: BTreeMap<Uuid, Machine>,
     pub last_pid: u32,
     /// What stands on each volume, by file.
@@ -62,6 +68,10 @@ pub struct Ground {
     /// Every snapshot that was ever called available; those still promised are in `promised`.
     pub cuts: BTreeMap<SnapshotId, Cut>,
     pub promised: BTreeSet<SnapshotId>,
+    /// Snapshots that an older configuration, delivered late, ordered otherwise than the newest.
+    pub reordered: BTreeSet<SnapshotId>,
+    /// Versions that such a configuration brought back.
+    pub brought_back: BTreeSet<(Uuid, u64)>,
     pub past: BTreeMap<Uuid, Past>,
     pub violations: Vec<String>,
     pub is_traced: bool,
@@ -97,8 +107,9 @@ impl Ground {
         }
     }
 
-    /// The power is gone: every guest is.
+    /// The power is gone: every guest is. Faults have stopped, unless they are lasting ones.
     pub fn power_cycle(&mut self) {
+        self.faults.at_recovery();
         for machine in self.machines.values_mut() {
             machine.ended.get_or_insert(DomainExit::Killed);
         }
@@ -125,7 +136,7 @@ impl Ground {
             let left = self.mark_of(path);
             self.violated("I1", format_args!("{} holds {mark}, and {left} was left there", path.display()));
         }
-        if version < before {
+        if version < before && !self.brought_back.contains(&(app, version)) {
             self.violated("I2", format_args!("version {version} runs after {before} without a rollback"));
         }
         self.live.extend(found);
@@ -151,6 +162,7 @@ impl Ground {
         let holder = self.promised.iter().find(|id| self.cuts[id].marks.contains_key(path)).copied();
         if let Some(id) = holder
             && self.orders.names(id)
+            && !self.reordered.contains(&id)
         {
             self.violated("I12", format_args!("{} goes, which snapshot {id} holds", path.display()));
         }
@@ -184,8 +196,8 @@ impl Ground {
     }
 
     /// A rollback is done when its operation, having come to the volumes, is gone from the row: from then on the volumes
-    /// hold what the snapshot holds. I6: it was ordered, and no counter acts twice. Storage does not fail in this World,
-    /// so a rollback that comes so far has no excuse to fail.
+    /// hold what the snapshot holds. I6: it was ordered, and no counter acts twice. One that failed leaves everything as it
+    /// was (I1, C6), says so, and needs a fault for an excuse.
     fn rollback_moves(&mut self, app: Uuid, row: &AppInstanceState) {
         let running = row.operation.as_ref().and_then(|op| Some((op.number, op.phase, op.rollback.clone()?)));
         let past = self.past.entry(app).or_default();
@@ -200,17 +212,53 @@ impl Ground {
         let ordered = self.orders.rollbacks.iter().any(|order| {
             order.app == app && order.counter == target.counter && order.snapshot == target.snapshot
         });
+        let failure = failure_of(row, number, &target);
         let past = self.past.entry(app).or_default();
-        let acted = past.acted_counter;
-        (past.acted_counter, past.version, past.restored) = (target.counter, cut.version, cut.version);
-        self.live.extend(cut.marks);
-        self.note(format_args!("rolled back to {}, counter {}", target.snapshot, target.counter));
+        let acted = std::mem::replace(&mut past.acted_counter, target.counter);
+        match failure {
+            None => {
+                (past.version, past.restored) = (cut.version, cut.version);
+                self.live.extend(cut.marks);
+                self.note(format_args!("rolled back to {}, counter {}", target.snapshot, target.counter));
+            }
+            Some(text) => {
+                self.note(format_args!("not rolled back to {}: {text}", target.snapshot));
+                self.rollback_failed(row, &target, &text);
+            }
+        }
         if !ordered || target.counter <= acted {
             self.violated(
                 "I6",
                 format_args!("counter {} acts after {acted}; ordered: {ordered}", target.counter),
             );
         }
+    }
+
+    /// C6: a fault is to blame, and it stands on the snapshot.
+    fn rollback_failed(&mut self, row: &AppInstanceState, target: &RollbackTarget, text: &str) {
+        if !self.faults.has_impaired {
+            self.violated("I17", format_args!("rollback to {} failed for nothing: {text}", target.snapshot));
+        }
+        let entry = row.snapshots.get(&target.snapshot).map(|entry| &entry.state);
+        if let Some(SnapshotState::Available(instance)) = entry
+            && instance.error.is_none()
+        {
+            self.violated(
+                "C6",
+                format_args!("{} does not say that it was not rolled back to", target.snapshot),
+            );
+        }
+    }
+
+    /// A4 and A1 of a configuration that comes late: what it lists and what it leaves out counts as ordered.
+    pub fn stale_arrives(&mut self, stale: &Sent) {
+        let newest = self.orders.sent.last();
+        let differing =
+            |newest: &Sent| stale.snapshots.symmetric_difference(&newest.snapshots).copied().collect();
+        let differing: BTreeSet<SnapshotId> = newest.map(|newest| differing(newest)).unwrap_or_default();
+        self.reordered.extend(differing);
+        self.brought_back.extend(stale.versions.iter().copied());
+        self.note(format_args!("an older configuration arrives: {:?}", stale.versions));
     }
 
     fn cut_is_made(
@@ -220,20 +268,28 @@ impl Ground {
         row: &AppInstanceState,
         volume_path: &dyn Fn(&holdfast_types::VolumeKey) -> PathBuf,
     ) {
-        if self.cuts.contains_key(&id) {
-            return self.violated("I14", format_args!("snapshot {id} was given up and is available again"));
+        let SnapshotState::Available(instance) = &row.snapshots[&id].state else { return };
+        if let Some(cut) = self.cuts.get(&id) {
+            if !self.reordered.contains(&id) {
+                return self
+                    .violated("I14", format_args!("snapshot {id} was given up and is available again"));
+            }
+            if cut.operation == instance.operation {
+                // Listed again before its data went.
+                self.promised.insert(id);
+                return;
+            }
         }
         if self.running(app).is_some() {
             self.violated("I8", format_args!("snapshot {id} was cut under a running guest"));
         }
         // What was applied at the cut: the row that calls it available still has the old configuration, unless the
         // update was completed in the same write; then the record has the version.
-        let SnapshotState::Available(instance) = &row.snapshots[&id].state else { return };
         let version = instance.config_version.version.parse().unwrap_or(0);
         let keys = self.orders.volumes_of(app, version);
         let marks = keys.iter().map(volume_path).map(|path| (path.clone(), self.mark_of(&path))).collect();
         self.note(format_args!("snapshot {id} available, version {version}, {marks:?}"));
-        self.cuts.insert(id, Cut { app, version, marks });
+        self.cuts.insert(id, Cut { app, version, operation: instance.operation, marks });
         self.promised.insert(id);
     }
 
@@ -243,7 +299,14 @@ impl Ground {
         if entry.is_some_and(|entry| matches!(entry.state, SnapshotState::Available(_))) {
             return;
         }
-        if self.orders.names(id) && !entry.is_some_and(|entry| entry.trimmed) {
+        // Shown as failed where its record could not be read, and whole again after the next start: it is not lost.
+        if self.faults.has_read_error
+            && entry.is_some_and(|entry| matches!(&entry.state, SnapshotState::Failed(instance) if instance.time_created.is_some()))
+        {
+            return;
+        }
+        let is_excused = self.reordered.contains(&id) || entry.is_some_and(|entry| entry.trimmed);
+        if self.orders.names(id) && !is_excused {
             let state = entry.map(|entry| &entry.state);
             self.violated("I3", format_args!("snapshot {id} was available and is {state:?}"));
         }
@@ -259,6 +322,21 @@ impl std::fmt::Write for Hashed {
         self.0.write(text.as_bytes());
         Ok(())
     }
+}
+
+/// What the operation that has just ended failed of. A refusal of the next order bears the number of the last operation
+/// that was begun, and uses up the next order's counter; then the snapshot tells how its own rollback ended.
+fn failure_of(row: &AppInstanceState, number: OperationNumber, target: &RollbackTarget) -> Option<String> {
+    let failure = row.last_failure.as_ref().filter(|failure| failure.number == number)?;
+    let is_refusal = row.last_operation == number && row.rollback_counter != target.counter;
+    let error = match row.snapshots.get(&target.snapshot).map(|entry| &entry.state) {
+        Some(SnapshotState::Available(instance)) if is_refusal => {
+            instance.error.as_ref().filter(|error| **error != failure.error)?
+        }
+        _ if is_refusal => return None,
+        _ => &failure.error,
+    };
+    Some(error.summary.clone())
 }
 
 /// Where a shared ground is kept.

@@ -2,18 +2,20 @@
 //!
 //! Whenever a guest starts, it tells the reference model what it found on its volumes, and writes one new mark to all
 //! of them, durably, before anything else happens. It keeps its images locked while it runs. Nothing waits: a guest
-//! that is asked to go down is gone, and one that ignores the power button is found running when time is up.
+//! that is asked to go down is gone at once, or (a fault) does not listen and is found running when time is up.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use holdfast_agents::domainmgr::vmm::{Domain, DomainExit, OnExit, Presence, VmSpec, Vmm, VmmError, Wait};
 use holdfast_persist::Disk;
 use holdfast_volumehandlers::testing::{Blocks, FakeImageTool, HeldImage};
 use uuid::Uuid;
 
+use super::faults::{FaultKind, INJECTED};
 use super::ground::{Ground, Machine, Mark, locked};
 use super::tap::Tap;
 
@@ -138,6 +140,28 @@ impl WorldVmm {
         }
     }
 
+    /// Nothing of the guest has run.
+    fn refuse_start(&self, spec: &VmSpec) -> Result<(), VmmError> {
+        let mut ground = locked(&self.ground);
+        let (app, name) = (spec.app, spec.name.clone());
+        let error = if ground.faults.strikes(FaultKind::GuestRefuses) {
+            VmmError::DiedAtStart { app, name, message: format!("no memory left {INJECTED}") }
+        } else if ground.faults.strikes(FaultKind::GuestHangs) {
+            VmmError::StartTooSlow { app, name, after: Duration::from_secs(60) }
+        } else {
+            return Ok(());
+        };
+        ground.note(format_args!("FAULT {error}"));
+        Err(error)
+    }
+
+    /// Some guest that runs dies, if there is one.
+    pub fn one_dies(&self) -> bool {
+        let running = |machine: &&Machine| machine.ended.is_none();
+        let app = locked(&self.ground).machines.values().find(running).map(|machine| machine.spec.app);
+        app.map(|app| self.end(app, DomainExit::Killed)).is_some()
+    }
+
     fn stop(&self, domain: &Domain, exit: DomainExit) {
         if self.exit_of(domain).is_none() {
             self.end(domain.app, exit);
@@ -164,8 +188,10 @@ impl Vmm for WorldVmm {
         if let Some(machine) = locked(&self.ground).running(spec.app) {
             return Err(VmmError::AlreadyRunning { app: spec.app, pid: machine.domain.pid });
         }
+        self.refuse_start(spec)?;
         self.run_guest(spec)?;
         let mut ground = locked(&self.ground);
+        let dies = ground.faults.strikes(FaultKind::GuestDiesAtStart);
         ground.last_pid += 1;
         let pid = ground.last_pid;
         let domain = Domain { app: spec.app, pid, started_ticks: u64::from(pid) };
@@ -173,6 +199,9 @@ impl Vmm for WorldVmm {
         ground.machines.insert(spec.app, machine);
         drop(ground);
         self.hold(&domain, spec);
+        if dies {
+            self.end(spec.app, DomainExit::Killed);
+        }
         Ok(domain)
     }
 
@@ -186,13 +215,17 @@ impl Vmm for WorldVmm {
     }
 
     fn request_shutdown(&self, domain: &Domain) -> Result<(), VmmError> {
-        drop(self.tap.before("shut down guest", &domain.app));
+        self.tap.moment("shut down guest", &domain.app);
+        if locked(&self.ground).faults.strikes(FaultKind::GuestDeaf) {
+            locked(&self.ground).note(format_args!("FAULT guest {} ignores the power button", domain.app));
+            return Ok(());
+        }
         self.stop(domain, DomainExit::Stopped);
         Ok(())
     }
 
     fn kill(&self, domain: &Domain) -> Result<(), VmmError> {
-        drop(self.tap.before("kill guest", &domain.app));
+        self.tap.moment("kill guest", &domain.app);
         self.stop(domain, DomainExit::Killed);
         Ok(())
     }
@@ -210,7 +243,7 @@ impl Vmm for WorldVmm {
     }
 
     fn forget(&self, app: Uuid) -> Result<(), VmmError> {
-        drop(self.tap.before("forget guest", &app));
+        self.tap.moment("forget guest", &app);
         let mut ground = locked(&self.ground);
         if let Some(machine) = ground.running(app) {
             return Err(VmmError::AlreadyRunning { app, pid: machine.domain.pid });

@@ -22,10 +22,14 @@
 pub mod check;
 pub mod controller;
 pub mod diff;
+pub mod drawn;
 pub mod explore;
+pub mod explore_faults;
+pub mod faults;
 pub mod ground;
 pub mod guests;
 pub mod tap;
+pub mod tool;
 pub mod workload;
 
 use std::path::PathBuf;
@@ -46,9 +50,11 @@ use uuid::Uuid;
 
 use controller::{Orders, WorldLink};
 use diff::Seen;
+use faults::{FaultKind, INJECTED};
 use ground::{Ground, SharedGround, locked};
 use guests::WorldVmm;
 use tap::{CutPoint, Recorder, Tap, TapDisk};
+use tool::WorldTool;
 
 pub const DEVICE: Uuid = Uuid::from_u128(0xd000_0000_0000_4000_8000_0000_0000_0001);
 const POLL_INTERVAL: Duration = Duration::from_secs(10);
@@ -56,6 +62,8 @@ const POLL_INTERVAL: Duration = Duration::from_secs(10);
 const BUSY_AT_MOST: usize = 20_000;
 /// So many timers may fire before everything is done. The longest waits are retries, and without faults there are none.
 const TIMERS_AT_MOST: usize = 60;
+/// The same after faults: some retries wait five minutes, and the controller is asked meanwhile.
+const TIMERS_AFTER_FAULTS_AT_MOST: usize = 600;
 
 /// What becomes of un-synced writes in a cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -149,6 +157,14 @@ impl World {
         World::boot_on(disk, point.after_cut(survival), recorder, schedule)
     }
 
+    /// The node's process was killed at this moment and is started again: guests live on, the disk forgets nothing.
+    pub fn after_kill(point: &CutPoint, recorder: Recorder, schedule: Schedule) -> Result<World, Violation> {
+        let mut ground = point.ground.clone();
+        ground.faults.has_fired(FaultKind::ServiceRestart);
+        ground.note(format_args!("node killed before call {}: {}", point.call, point.what));
+        World::boot(point.disk.fork(), ground, recorder, schedule)
+    }
+
     /// A node comes up on what there is.
     pub fn boot(
         disk: MemDisk,
@@ -166,7 +182,31 @@ impl World {
         recorder: Recorder,
         schedule: Schedule,
     ) -> Result<World, Violation> {
-        let tap = Tap::new(disk, Arc::clone(&ground), recorder);
+        World::start(Tap::new(disk, Arc::clone(&ground), recorder), ground, schedule)
+    }
+
+    /// The service manager starts a node that injected faults ended again; faults end some time.
+    fn start(tap: Tap, ground: SharedGround, schedule: Schedule) -> Result<World, Violation> {
+        loop {
+            match World::start_once(tap.clone(), Arc::clone(&ground), schedule.clone()) {
+                Err(Violation { what }) if what.contains(INJECTED) => {
+                    locked(&ground).note(format_args!("the node ends at its start: {what}"));
+                }
+                started => return started,
+            }
+        }
+    }
+
+    /// The node's process dies between two steps and is started again on the same machine.
+    pub fn restart(&mut self) -> Result<(), Violation> {
+        locked(&self.ground).note(format_args!("the node is started again"));
+        let steps = self.steps;
+        *self = World::start(self.tap.clone(), Arc::clone(&self.ground), self.schedule.clone())?;
+        self.steps = steps;
+        Ok(())
+    }
+
+    fn start_once(tap: Tap, ground: SharedGround, schedule: Schedule) -> Result<World, Violation> {
         let seen_disk: Arc<dyn Disk> = Arc::new(TapDisk(tap.clone()));
         let layout = PersistLayout::new("/persist");
         let failed = |what: &dyn std::error::Error| Violation {
@@ -175,6 +215,7 @@ impl World {
         layout.prepare(&*seen_disk).map_err(|error| failed(&error))?;
         let clock = ManualClock::default();
         let executor = StepExecutor::new();
+        let reserve_size_bytes = locked(&ground).reserve_size_bytes;
         let services = Services::open(Outside {
             disk: Arc::clone(&seen_disk),
             layout: layout.clone(),
@@ -182,7 +223,7 @@ impl World {
             entropy: Arc::new(SeededEntropy::new(1)),
             executor: executor.clone(),
             limits: JobLimits::for_cores(2),
-            reserve_size_bytes: 0,
+            reserve_size_bytes,
             read_only: None,
         })
         .map_err(|error| failed(&error))?;
@@ -191,7 +232,7 @@ impl World {
         let seams = Seams {
             controller: Arc::new(WorldLink(Arc::clone(&ground))),
             fetcher: Arc::new(MemFetcher::new()),
-            images: Arc::new(tool),
+            images: Arc::new(WorldTool { inner: tool, ground: Arc::clone(&ground) }),
             hypervisor: hypervisor.clone(),
         };
         let domains =
@@ -227,6 +268,9 @@ impl World {
 
     /// One event or one job, if there is one. False when only time can move anything.
     pub fn step(&mut self) -> Result<bool, Violation> {
+        if locked(&self.ground).faults.is_armed() {
+            self.faults_between_steps()?;
+        }
         let mut ready = self.drivers.iter().enumerate().filter(|(_, driver)| driver.has_events());
         match &self.schedule {
             Schedule::Fixed => match ready.next() {
@@ -262,8 +306,29 @@ impl World {
         };
         match stepped {
             Ok(Step::Handled | Step::Idle) => Ok(()),
-            Err(fatal) => Err(Violation { what: format!("I17: the node fails: {}", error_chain(&fatal)) }),
+            Err(fatal) => {
+                let what = format!("I17: the node fails: {}", error_chain(&fatal));
+                if what.contains(INJECTED) { self.restart() } else { Err(Violation { what }) }
+            }
         }
+    }
+
+    fn faults_between_steps(&mut self) -> Result<(), Violation> {
+        let mut ground = locked(&self.ground);
+        if ground.faults.strikes(FaultKind::ClockJump) {
+            let is_odd = ground.faults.count_of(FaultKind::ClockJump) % 2 == 1;
+            let by = if is_odd { chrono::TimeDelta::days(40) } else { chrono::TimeDelta::days(-80) };
+            self.clock.set_now(self.clock.now() + by);
+            ground.note(format_args!("FAULT the clock jumps by {} days", by.num_days()));
+        }
+        let is_up = ground.machines.values().any(|machine| machine.ended.is_none());
+        let dies = is_up && ground.faults.strikes(FaultKind::GuestDies);
+        let restarts = ground.faults.strikes(FaultKind::ServiceRestart);
+        drop(ground);
+        if dies {
+            self.hypervisor.one_dies();
+        }
+        if restarts { self.restart() } else { Ok(()) }
     }
 
     fn run_job(&mut self, number: usize) {
@@ -288,13 +353,15 @@ impl World {
             return false;
         };
         self.clock.advance(at.saturating_sub(self.clock.elapsed()));
+        self.services.check_space();
         true
     }
 
     /// Runs until the node is what the controller wants, or the power is cut on the way.
     pub fn settle(&mut self) -> Result<(), Violation> {
         let mut missing = String::new();
-        for _ in 0..TIMERS_AT_MOST {
+        let at_most = if self.has_faults() { TIMERS_AFTER_FAULTS_AT_MOST } else { TIMERS_AT_MOST };
+        for _ in 0..at_most {
             self.run()?;
             if self.tap.has_cut() {
                 return Ok(());
@@ -307,7 +374,12 @@ impl World {
                 break;
             }
         }
-        Err(Violation { what: format!("not settled after {TIMERS_AT_MOST} timers: {missing}") })
+        Err(Violation { what: format!("not settled after {at_most} timers: {missing}") })
+    }
+
+    fn has_faults(&self) -> bool {
+        let ground = locked(&self.ground);
+        ground.faults.is_armed() || !ground.faults.fired().is_empty()
     }
 
     /// This moment, as a cut before the next call.

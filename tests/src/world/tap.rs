@@ -1,7 +1,8 @@
-//! Between the node and its devices: counts each call that changes something, and keeps the moment before it.
+//! Between the node and its devices: counts each call that changes something, keeps the moment before it, and lets calls fail.
 //!
 //! ```text
 //!   node ──▶ TapDisk ──before each change──▶ Recorder: Off, All (a CutPoint for each), At(n) (one CutPoint)
+//!              │     ──then──▶ Faults: ENOSPC, EIO instead of the call, which does nothing then
 //!              └──▶ MemDisk
 //! ```
 //!
@@ -16,10 +17,11 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use holdfast_persist::MemDisk;
 use holdfast_persist::disk::{DirEntry, Disk, DiskLock, Metadata, Space};
+use holdfast_persist::{MemDisk, PersistLayout};
 
 use super::Survival;
+use super::faults::{FaultKind, INJECTED};
 use super::ground::{Ground, SharedGround};
 
 /// Everything outside the node, as it was before one call.
@@ -60,15 +62,6 @@ pub enum Recorder {
 struct State {
     calls: u64,
     recorder: Recorder,
-    failing: Option<Failing>,
-}
-
-/// One call that fails, with the node left alive.
-#[derive(Debug, Clone, Copy)]
-struct Failing {
-    at_call: u64,
-    kind: io::ErrorKind,
-    has_fired: bool,
 }
 
 /// Clones are the same tap.
@@ -77,12 +70,14 @@ pub struct Tap {
     pub disk: MemDisk,
     ground: Arc<Mutex<Ground>>,
     state: Arc<Mutex<State>>,
+    reserve: PathBuf,
 }
 
 impl Tap {
     pub fn new(disk: MemDisk, ground: Arc<Mutex<Ground>>, recorder: Recorder) -> Self {
-        let state = State { calls: 0, recorder, failing: None };
-        Tap { disk, ground, state: Arc::new(Mutex::new(state)) }
+        let state = State { calls: 0, recorder };
+        let reserve = PersistLayout::new("/persist").reserve_file();
+        Tap { disk, ground, state: Arc::new(Mutex::new(state)), reserve }
     }
 
     pub fn record(&self, recorder: Recorder) {
@@ -102,20 +97,32 @@ impl Tap {
         self.state().calls
     }
 
-    /// The `n`-th changing call from now on fails so, and does nothing.
-    pub fn fail_at(&self, n: u64, kind: io::ErrorKind) {
-        let mut state = self.state();
-        let at_call = state.calls + n;
-        state.failing = Some(Failing { at_call, kind, has_fired: false });
-    }
-
-    /// Whether the injected failure has fired.
-    pub fn has_failed(&self) -> bool {
-        self.state().failing.is_some_and(|failing| failing.has_fired)
-    }
-
-    /// To be called before each change of a device, with nothing of the ground locked.
+    /// To be called before each change of a device, with nothing of the ground locked. An error is an injected one, and
+    /// the call is not to be made.
     pub fn before(&self, verb: &str, object: &dyn std::fmt::Display) -> io::Result<()> {
+        self.moment(verb, object);
+        let mut ground = super::ground::locked(&self.ground);
+        ground.faults.device_calls += 1;
+        if !ground.faults.is_armed() {
+            return Ok(());
+        }
+        let takes_room = !verb.starts_with("remove") && verb != "sync directory";
+        let error = if ground.faults.strikes_call(FaultKind::NoSpace, takes_room) {
+            io::Error::new(
+                io::ErrorKind::StorageFull,
+                format!("cannot {verb} {object}: no space left on device {INJECTED}"),
+            )
+        } else if ground.faults.strikes(FaultKind::Io) {
+            io::Error::other(format!("cannot {verb} {object}: input/output error {INJECTED}"))
+        } else {
+            return Ok(());
+        };
+        ground.note(format_args!("FAULT {error}"));
+        Err(error)
+    }
+
+    /// A moment of its own that no device fault can strike.
+    pub fn moment(&self, verb: &str, object: &dyn std::fmt::Display) {
         let mut state = self.state();
         state.calls += 1;
         let call = state.calls;
@@ -136,16 +143,17 @@ impl Tap {
             }
             Recorder::At(..) => {}
         }
-        if let Some(failing) = &mut state.failing
-            && failing.at_call == call
-        {
-            failing.has_fired = true;
-            return Err(io::Error::new(
-                failing.kind,
-                format!("cannot {verb} {object}: {} (injected)", failing.kind),
-            ));
+    }
+
+    /// To be called before each look at a device.
+    fn before_look(&self, verb: &str, path: &Path) -> io::Result<()> {
+        let mut ground = super::ground::locked(&self.ground);
+        if !ground.faults.strikes(FaultKind::ReadIo) {
+            return Ok(());
         }
-        Ok(())
+        let text = format!("cannot {verb} {}: input/output error {INJECTED}", path.display());
+        ground.note(format_args!("FAULT {text}"));
+        Err(io::Error::other(text))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -160,6 +168,14 @@ impl Tap {
     fn unnamed(&self, path: &Path) {
         super::ground::locked(&self.ground).file_removed(path);
     }
+
+    /// What is removed from a full disk makes room if it is the ballast.
+    fn removed(&self, path: &Path) {
+        self.unnamed(path);
+        if path.file_name() == self.reserve.file_name() {
+            super::ground::locked(&self.ground).faults.room_is_made();
+        }
+    }
 }
 
 /// The disk as the node sees it.
@@ -168,10 +184,12 @@ pub struct TapDisk(pub Tap);
 
 impl Disk for TapDisk {
     fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
+        self.0.before_look("read", path)?;
         self.0.disk.read(path)
     }
 
     fn read_at(&self, path: &Path, offset_bytes: u64, len_bytes: usize) -> io::Result<Vec<u8>> {
+        self.0.before_look("read", path)?;
         self.0.disk.read_at(path, offset_bytes, len_bytes)
     }
 
@@ -210,7 +228,7 @@ impl Disk for TapDisk {
     fn remove_file(&self, path: &Path) -> io::Result<()> {
         self.0.change("remove", path)?;
         self.0.disk.remove_file(path)?;
-        self.0.unnamed(path);
+        self.0.removed(path);
         Ok(())
     }
 
@@ -225,15 +243,20 @@ impl Disk for TapDisk {
     }
 
     fn list(&self, path: &Path) -> io::Result<Vec<DirEntry>> {
+        self.0.before_look("list", path)?;
         self.0.disk.list(path)
     }
 
     fn metadata(&self, path: &Path) -> io::Result<Option<Metadata>> {
+        self.0.before_look("look at", path)?;
         self.0.disk.metadata(path)
     }
 
     fn space(&self, path: &Path) -> io::Result<Space> {
-        self.0.disk.space(path)
+        self.0.before_look("measure space at", path)?;
+        let space = self.0.disk.space(path)?;
+        let is_full = super::ground::locked(&self.0.ground).faults.is_full();
+        Ok(if is_full { Space { free_bytes: 0, ..space } } else { space })
     }
 
     fn lock_exclusive(&self, path: &Path) -> io::Result<DiskLock> {

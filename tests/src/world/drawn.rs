@@ -1,0 +1,171 @@
+//! Workloads beyond the enumeration, drawn by seed: operations at any moment, steps in any order, and faults.
+//!
+//! ```text
+//!   seed ─▶ setting, schedule ─▶ (operation, some steps, the link comes and goes) × 3..8 ─▶ faults stop ─▶ settled ─▶ the controller
+//!     └──▶ faults of each kind, by a coin                                          reacts to failures ─▶ every snapshot rolled back to
+//! ```
+//!
+//! Seeds that are multiples of four draw no faults. Every moment up to where faults stop is a power cut, as everywhere.
+
+use holdfast_agents::runtime::{Entropy, SeededEntropy};
+use holdfast_types::SnapshotState;
+
+use super::explore::{Bases, Depth, Failure, Outcome, Show, finish, trace_of};
+use super::faults::{FaultKind, KINDS};
+use super::ground::locked;
+use super::tap::Recorder;
+use super::workload::{APP, OPS, Op, SETTINGS};
+use super::{Schedule, Survival, Violation, World};
+
+/// Explores the workload of a seed.
+pub fn explore_seed(bases: &Bases, seed: u64, depth: Depth, show: Show) -> Outcome {
+    let mut outcome = Outcome::default();
+    let story = format!("seed {seed}");
+    match drawn(bases, seed, show) {
+        Ok(mut world) => {
+            finish(&mut world, &story, depth, show, &mut outcome);
+            if outcome.failures.is_empty()
+                && let Err(violation) = afterwards(&mut world)
+            {
+                let story = format!("{story}, at the end");
+                outcome.failures.push(Failure { story, violation, trace: trace_of(&world) });
+            }
+            outcome.count(&world.ground);
+        }
+        Err((violation, trace)) => outcome.failures.push(Failure { story, violation, trace }),
+    }
+    outcome
+}
+
+/// A long workload of a seed, up to where faults have stopped.
+fn drawn(bases: &Bases, seed: u64, show: Show) -> Result<World, (Violation, Vec<String>)> {
+    let chance = SeededEntropy::new(seed);
+    let setting = SETTINGS[(chance.next_u64() % SETTINGS.len() as u64) as usize];
+    let mut base = bases.of(setting).clone();
+    base.ground.is_traced = show != Show::Nothing;
+    let faults = SeededEntropy::new(seed.rotate_left(17) ^ 0x000F_A017);
+    let has_faults = !seed.is_multiple_of(4);
+    if has_faults && faults.next_u64().is_multiple_of(2) {
+        base.ground.reserve_size_bytes = RESERVE_BYTES;
+    }
+    let schedule = Schedule::Drawn(SeededEntropy::new(chance.next_u64()));
+    let mut world = World::after_cut(&base, Survival::Lost, Recorder::Off, schedule)
+        .map_err(|violation| (violation, Vec::new()))?;
+    let result = (|world: &mut World| {
+        world.settle()?;
+        world.tap.record(Recorder::All(Vec::new()));
+        if has_faults {
+            plan(world, &faults);
+        }
+        for _ in 0..3 + chance.next_u64() % 6 {
+            order(world, &chance)?;
+            for _ in 0..chance.next_u64() % 60 {
+                if !world.step()? {
+                    world.pass_time();
+                }
+            }
+        }
+        world.order(|orders| orders.is_away = false);
+        locked(&world.ground).faults.stop();
+        world.settle()
+    })(&mut world);
+    match result {
+        Ok(()) => Ok(world),
+        Err(violation) => Err((violation, trace_of(&world))),
+    }
+}
+
+/// Small, for it is written anew with every boot that lost it.
+pub const RESERVE_BYTES: u64 = 4096;
+
+fn order(world: &mut World, chance: &SeededEntropy) -> Result<(), Violation> {
+    let op = match OPS[(chance.next_u64() % OPS.len() as u64) as usize] {
+        Op::DeleteApp if !chance.next_u64().is_multiple_of(4) => Op::RollBack,
+        op => op,
+    };
+    world.order(|orders| {
+        op.order(orders);
+        orders.is_away = false;
+    });
+    locked(&world.ground).note(format_args!("the controller orders {op:?}"));
+    match chance.next_u64() % 4 {
+        0 => return super::explore_faults::rest(world),
+        1 => {}
+        2 => world.order(|orders| orders.is_away = true),
+        _ => drop(world.pass_time()),
+    }
+    Ok(())
+}
+
+/// Each kind with a probability of one in four, somewhere in the run, once or for a while.
+fn plan(world: &World, chance: &SeededEntropy) {
+    let mut ground = locked(&world.ground);
+    ground.faults.is_lasting = chance.next_u64().is_multiple_of(4);
+    for kind in KINDS {
+        if !chance.next_u64().is_multiple_of(4) {
+            continue;
+        }
+        for _ in 0..1 + chance.next_u64() % 2 {
+            let (within, longest) = reach(kind);
+            let is_single = chance.next_u64().is_multiple_of(2);
+            let length = if is_single { 1 } else { 1 + chance.next_u64() % longest };
+            let after = chance.next_u64() % within;
+            ground.faults.plan(kind, after, length);
+            ground.note(format_args!("planned: {kind} after {after}, {length} times"));
+        }
+    }
+}
+
+/// Within how many opportunities a run of usual length has, and for how many at most.
+fn reach(kind: FaultKind) -> (u64, u64) {
+    match kind {
+        FaultKind::NoSpace | FaultKind::Io => (400, 40),
+        FaultKind::ReadIo => (150, 8),
+        FaultKind::Tool => (30, 8),
+        FaultKind::GuestRefuses
+        | FaultKind::GuestHangs
+        | FaultKind::GuestDiesAtStart
+        | FaultKind::GuestDeaf => (5, 3),
+        FaultKind::GuestDies | FaultKind::ClockJump | FaultKind::ServiceRestart => (300, 3),
+        FaultKind::Duplicate | FaultKind::Stale | FaultKind::LinkLoss => (10, 3),
+        FaultKind::LostReply => (20, 4),
+    }
+}
+
+/// Everything has settled: the controller reacts to what failed, the service is started again, and each snapshot that is
+/// there really rolls back (I4); the guests look.
+fn afterwards(world: &mut World) -> Result<(), Violation> {
+    super::explore_faults::react(world)?;
+    world.restart()?;
+    world.settle()?;
+    for id in available(world) {
+        if !locked(&world.ground).orders.names(id) {
+            continue;
+        }
+        world.order(|orders| {
+            orders.edit(|device| {
+                device.app(APP).roll_back(id);
+            });
+        });
+        locked(&world.ground).note(format_args!("the controller orders a rollback to {id}"));
+        let before = locked(&world.ground).past.get(&APP).map_or(0, |past| past.acted_counter);
+        world.settle()?;
+        let past = locked(&world.ground).past.get(&APP).cloned().unwrap_or_default();
+        if past.acted_counter <= before {
+            return Err(Violation {
+                what: format!("I4: snapshot {id} is available and was not rolled back to"),
+            });
+        }
+    }
+    Ok(())
+}
+
+fn available(world: &World) -> Vec<holdfast_types::SnapshotId> {
+    let rows = world.rows::<holdfast_types::AppInstanceState>();
+    let row = rows.iter().find(|row| row.app.0 == APP);
+    let snapshots = row.into_iter().flat_map(|row| &row.snapshots);
+    snapshots
+        .filter(|(_, entry)| matches!(entry.state, SnapshotState::Available(_)))
+        .map(|(id, _)| *id)
+        .collect()
+}
