@@ -202,3 +202,17 @@ impl Noise {
         bytes
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// xorshift64 as published, computed apart from this code: a change could make the noise compressible.
+    #[test]
+    fn the_noise_is_that_of_the_generator_it_names() {
+        let expected = [0xDC1B_77AE_0BF3_4DAD, 0x64F0_EEB9_026E_6076, 0x7B07_CE91_E590_6136];
+        let bytes: Vec<u8> = expected.iter().flat_map(|number: &u64| number.to_le_bytes()).collect();
+        let mut noise = Noise::new();
+        assert_eq!([noise.take(8), noise.take(8), noise.take(7)].concat(), bytes[..23]);
+    }
+}

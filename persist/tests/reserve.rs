@@ -104,6 +104,21 @@ fn when_the_reserve_is_not_enough_the_row_stays_old_and_the_error_says_why() {
 }
 
 #[test]
+fn the_reserve_has_its_size_also_when_that_is_no_whole_number_of_chunks() {
+    let disk = MemDisk::new();
+    let layout = PersistLayout::new("/persist");
+    layout.prepare(&disk).unwrap();
+    let size_bytes = (1 << 20) + 4321;
+    let reserve = Reserve::with_size(&layout, size_bytes);
+    assert_eq!(reserve.ensure(&disk).unwrap(), ReserveState::Held);
+    assert_eq!(disk.metadata(reserve.path()).unwrap().unwrap().size_bytes, size_bytes);
+    // Found whole, it is not written again.
+    let calls = disk.call_count();
+    assert_eq!(Reserve::with_size(&layout, size_bytes).ensure(&disk).unwrap(), ReserveState::Held);
+    assert_eq!(disk.call_count(), calls + 1, "one look");
+}
+
+#[test]
 fn another_error_leaves_the_reserve_alone() {
     let node = node();
     node.disk.fail_at(3, ErrorKind::Other);

@@ -4,6 +4,7 @@ use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::Arc;
 
+use holdfast_persist::layout::MAX_COMPONENT_BYTES;
 use holdfast_persist::rows::RowChange;
 use holdfast_persist::{Disk, MemDisk, PersistLayout, RealDisk, RowStore};
 
@@ -146,4 +147,28 @@ fn a_row_that_was_loaded_survives_a_cut() {
     assert_eq!(store.load("Topic").unwrap()[0].bytes, b"new");
     disk.crash();
     assert_eq!(store.load("Topic").unwrap()[0].bytes, b"new");
+}
+
+#[test]
+fn a_call_that_fails_is_never_passed_over() {
+    let disk = prepared();
+    let store = store_on(&disk);
+    store.put("Operation", "db", b"x").unwrap();
+    let before = disk.call_count();
+    store.load("Operation").unwrap();
+    for call in 1..=disk.call_count() - before {
+        disk.fail_at(call, ErrorKind::PermissionDenied);
+        assert_eq!(store.load("Operation").unwrap_err().kind(), ErrorKind::PermissionDenied, "call {call}");
+    }
+    disk.fail_at(1, ErrorKind::PermissionDenied);
+    assert_eq!(store.delete("Operation", "db").unwrap_err().kind(), ErrorKind::PermissionDenied);
+    assert_eq!(rows(&store, "Operation").len(), 1, "it is still there");
+}
+
+#[test]
+fn the_longest_key_is_taken() {
+    let store = store_on(&prepared());
+    store.put("Operation", &"k".repeat(MAX_COMPONENT_BYTES), b"x").unwrap();
+    store.put("Operation", &"k".repeat(MAX_COMPONENT_BYTES + 1), b"x").unwrap_err();
+    assert_eq!(rows(&store, "Operation").len(), 1);
 }

@@ -203,6 +203,29 @@ mod tests {
     }
 
     #[test]
+    fn each_mark_of_a_header_is_read_from_its_own_bit() {
+        let marks = |edit: fn(&mut Vec<u8>)| {
+            let header = read_qcow2(qcow2(edit).path()).expect("read").expect("qcow2");
+            (header.marked_corrupt, header.external_data_file, header.encrypted)
+        };
+        assert_eq!(marks(|_| ()), (false, false, false));
+        assert_eq!(marks(|bytes| bytes[79] = 2), (true, false, false));
+        assert_eq!(marks(|bytes| bytes[79] = 4), (false, true, false));
+        assert_eq!(marks(|bytes| bytes[35] = 1), (false, false, true));
+        // Version 2 knows no such bits: what lies there means something else.
+        let version_2 = |bytes: &mut Vec<u8>| (bytes[7], bytes[79]) = (2, 6);
+        assert_eq!(marks(version_2), (false, false, false));
+    }
+
+    #[test]
+    fn a_vmdk_that_ends_within_its_first_numbers_is_refused() {
+        let mut short = b"KDMV".to_vec();
+        short.resize(12, 0);
+        short.push(8);
+        assert!(flaw_of_vmdk(file_of(&short).path()).expect("read").is_some());
+    }
+
+    #[test]
     fn a_vmdk_descriptor_is_refused() {
         let text = b"# Disk DescriptorFile\nRW 1 FLAT \"/etc/shadow\" 0\n";
         assert!(flaw_of_vmdk(file_of(text).path()).expect("read").is_some());
