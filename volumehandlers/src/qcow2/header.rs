@@ -236,6 +236,47 @@ mod tests {
         assert!(flaw_of_vmdk(file_of(&hidden).path()).expect("read").is_none());
     }
 
+    /// One entry as QEMU writes it, padded to eight bytes unless it is the last.
+    fn entry(id: &str, name: &str, extra: &[u64], is_last: bool) -> Vec<u8> {
+        let mut bytes = vec![0; 40];
+        bytes[13] = id.len() as u8;
+        bytes[15] = name.len() as u8;
+        bytes[36..40].copy_from_slice(&(8 * extra.len() as u32).to_be_bytes());
+        bytes.extend(extra.iter().flat_map(|number| number.to_be_bytes()));
+        bytes.extend(id.bytes().chain(name.bytes()));
+        if !is_last {
+            bytes.resize(bytes.len().next_multiple_of(8), 0);
+        }
+        bytes
+    }
+
+    fn sizes_in(table: &[Vec<u8>]) -> BTreeMap<String, u64> {
+        let image = qcow2(|bytes| {
+            bytes[63] = table.len() as u8;
+            bytes[71] = 200;
+            bytes.extend(table.concat());
+        });
+        let header = read_qcow2(image.path()).expect("read").expect("qcow2");
+        snapshot_sizes(image.path(), &header)
+    }
+
+    /// Entries of every length, so that one read too far or too short loses all behind it.
+    #[test]
+    fn every_entry_of_the_table_is_read_from_its_place() {
+        let most = [[0, 500].as_slice(), &[0; 126]].concat();
+        let table = [
+            entry("1", "first", &[0, 100], false),
+            entry("12", "the second, of another length", &[0, 200, 7], false),
+            entry("3", "from before sizes were kept", &[], false),
+            entry("4", "with all the extra data there may be", &most, false),
+            entry("5", "last", &[0, 300], true),
+        ];
+        let expected = [("1", 100), ("12", 200), ("4", 500), ("5", 300)];
+        assert_eq!(sizes_in(&table), expected.map(|(id, size_bytes)| (id.to_owned(), size_bytes)).into());
+        let too_much = [entry("1", "a", &[0, 100], false), entry("2", "b", &[0; 129], true)];
+        assert_eq!(sizes_in(&too_much), [("1".to_owned(), 100)].into(), "extra data beyond all bounds");
+    }
+
     #[test]
     fn a_snapshot_table_that_ends_early_does_no_harm() {
         let cut = qcow2(|bytes| {

@@ -217,6 +217,15 @@ mod tests {
     }
 
     #[test]
+    fn progress_is_told_once_for_each_step_forward() {
+        let told = std::sync::Mutex::new(Vec::new());
+        let tell = |percent| told.lock().expect("not poisoned").push(percent);
+        let script = "for p in 10 10 50; do echo \"($p.00/100%)\"; sleep 0.4; done";
+        shell(script, MINUTE, &HandlerCx::new(&|| false, &tell)).expect("ran");
+        assert_eq!(*told.lock().expect("not poisoned"), [10, 50]);
+    }
+
+    #[test]
     fn a_missing_program_is_named() {
         let missing = run(Path::new("/no/such/tool"), &[], MINUTE, &HandlerCx::unattended());
         assert_eq!(missing.expect_err("missing").to_string(), "the program /no/such/tool is not installed");

@@ -386,6 +386,52 @@ mod tests {
         assert!(matches!(failed(full), ToolError::NoSpace { .. }));
         let other = failed("qemu-img: Could not apply snapshot 'x': -2 (Input/output error)");
         assert!(other.to_string().contains("exit status: 1"), "{other}");
+        let foreign = "qemu-img: Could not open 'a': Image is not in qcow2 format";
+        assert!(matches!(failed(foreign), ToolError::NotAnImage { .. }));
+        // The file may be whole, and only the way to it is not.
+        for passing in ["Permission denied", "Input/output error"] {
+            let error = failed(&format!("qemu-img: Could not open 'a': {passing}"));
+            assert!(matches!(error, ToolError::Failed { .. }), "{passing}");
+        }
+        let sizeless = failed("qemu-img: Failed to get size of 'a'");
+        assert!(matches!(sizeless, ToolError::Failed { .. }), "no lock in it");
+    }
+
+    #[test]
+    fn data_in_another_file_are_seen_however_they_are_told() {
+        let told = |data: &str| {
+            let json = format!(r#"{{"virtual-size": 1, "format-specific": {{"data": {data}}}}}"#);
+            let info = parse::<JsonInfo>(json.as_bytes()).expect("an answer");
+            info.into_image_info(Path::new("/v"), &BTreeMap::new()).external_data_file
+        };
+        assert!(!told("{}") && !told(r#"{"extents": [{"filename": "/v"}]}"#));
+        assert!(told(r#"{"data-file": "/etc/shadow"}"#));
+        assert!(told(r#"{"extents": [{"filename": "/v"}, {"filename": "/etc/shadow"}]}"#));
+    }
+
+    /// Seen in the header, before the program is started: the one named here does not exist.
+    #[test]
+    fn what_the_header_gives_away_is_refused_without_the_tool() {
+        let tool = QemuImg::at("/no/such/tool");
+        let file = tempfile::NamedTempFile::new().expect("a temporary file");
+        let look = |bytes: &[u8], format| {
+            std::fs::write(file.path(), bytes).expect("written");
+            tool.info(file.path(), format, Access::Shared)
+        };
+        let descriptor = look(b"# Disk DescriptorFile\nRW 1 FLAT \"/etc/shadow\" 0\n", Format::Vmdk);
+        assert!(matches!(descriptor, Err(ToolError::NotAnImage { .. })), "{descriptor:?}");
+        let mut header = vec![0; 200];
+        header[..8].copy_from_slice(b"QFI\xfb\0\0\0\x03");
+        header[55] = 201;
+        let cut_short = look(&header, Format::Qcow2);
+        assert!(matches!(cut_short, Err(ToolError::NotAnImage { .. })), "{cut_short:?}");
+        header[55] = 104;
+        header[79] = 4;
+        let elsewhere = look(&header, Format::Qcow2).expect("told without the tool");
+        assert!(elsewhere.external_data_file);
+        header[79] = 0;
+        assert!(matches!(look(&header, Format::Qcow2), Err(ToolError::NotInstalled { .. })));
+        assert_eq!(length(file.path()), 200);
     }
 
     #[test]
