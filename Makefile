@@ -14,7 +14,7 @@ TIMEOUT_FLAGS := --kill-after=30 $(shell test -t 0 && echo --foreground)
 TARGET_DIR := $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR),target)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test fmt-check clippy build install uninstall soak-build soak soak-twice soak-real
+.PHONY: help setup demo test fmt-check clippy build install uninstall soak-build soak soak-twice soak-real mutants
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -80,3 +80,12 @@ KILL_DIRECTORY ?= /var/tmp
 
 soak-real: soak-build ## kills real nodes with the real qemu-img KILLS times while they work; fails on a broken promise
 	$(TARGET_DIR)/release/soak-real --kills $(KILLS) --seed $(SEED) --directory $(KILL_DIRECTORY)
+
+# One of 200 parts, spread over all files: about five mutants. SHARD=0/1 is all of them, and takes days.
+SHARD ?= 0/200
+
+mutants: ## breaks operation, recovery and commit code bit by bit: every break must fail a test (SHARD=k/n; hours)
+	@$(CARGO) mutants --version >/dev/null 2>&1 || \
+		{ echo "make: there is no cargo-mutants: cargo install cargo-mutants --locked" >&2; exit 1; }
+	$(CARGO) mutants --output $(TARGET_DIR) --shard $(SHARD) --sharding round-robin $(MUTANTS_FLAGS) \
+		-- --lib --test world --test crashsafe --test records --test rows --test reserve --test quarantine
