@@ -66,20 +66,20 @@ SEED ?= 0
 SEEDS ?= 1000
 
 soak-build: setup ## builds what make soak, soak-twice and soak-real run, optimised
-	$(CARGO) build --release --locked --package holdfast-tests --bin soak --bin replay --bin soak-real
+	$(CARGO) build --profile soak --locked --package holdfast-tests --bin soak --bin soak-real
 
 soak: soak-build ## cuts the power of simulated nodes CUTS times, from SEED on; fails on the first broken promise
-	$(TARGET_DIR)/release/soak --cuts $(CUTS) --seed $(SEED)
+	$(TARGET_DIR)/soak/soak --cuts $(CUTS) --seed $(SEED)
 
 soak-twice: soak-build ## explores SEEDS seeds twice, from SEED on; fails if one of them gives two traces
-	$(TARGET_DIR)/release/soak --twice $(SEEDS) --seed $(SEED)
+	$(TARGET_DIR)/soak/soak --twice $(SEEDS) --seed $(SEED)
 
 KILLS ?= 2000
 # On a real file system, please: /tmp may be memory.
 KILL_DIRECTORY ?= /var/tmp
 
 soak-real: soak-build ## kills real nodes with the real qemu-img KILLS times while they work; fails on a broken promise
-	$(TARGET_DIR)/release/soak-real --kills $(KILLS) --seed $(SEED) --directory $(KILL_DIRECTORY)
+	$(TARGET_DIR)/soak/soak-real --kills $(KILLS) --seed $(SEED) --directory $(KILL_DIRECTORY)
 
 # One of 200 parts, spread over all files: about five mutants. SHARD=0/1 is all of them, and takes days.
 SHARD ?= 0/200

@@ -37,7 +37,7 @@ pub fn settled(world: &World) -> Missing {
     let rows: BTreeMap<Uuid, Arc<AppInstanceState>> =
         world.rows::<AppInstanceState>().into_iter().map(|row| (row.app.0, row)).collect();
     let ground = locked(&world.ground);
-    let apps = ground.orders.config.message().apps.clone();
+    let apps = &ground.orders.config.message().apps;
     let wanted: BTreeSet<Uuid> =
         apps.iter().filter_map(|app| app.uuidandversion.as_ref()?.uuid.parse().ok()).collect();
     for app in rows.keys() {
