@@ -1,7 +1,9 @@
 //! The agent on a bench: what it leaves on the bus and on disk, and that it goes on after the power was cut.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use holdfast_persist::disk::Disk;
 use holdfast_persist::layout::PersistLayout;
 use holdfast_persist::mem_disk::MemDisk;
 use holdfast_types::*;
@@ -27,16 +29,38 @@ fn agent(disk: &MemDisk) -> (Zedmanager, Env) {
 impl Node {
     /// Version 1 installed on created volumes; domainmgr and volumemgr have nothing else to tell.
     fn installed() -> Node {
-        let disk = MemDisk::new();
-        layout().prepare(&disk).expect("an empty disk");
-        let (zedmanager, env) = agent(&disk);
-        let bench = Bench::on(disk.clone(), ManualClock::new(time(0)), zedmanager, env);
-        let mut node = Node { bench, disk };
+        let mut node = Node::unstarted();
         node.begin(&config("1"));
         node
     }
 
+    /// Version 2 in force and running, with snapshot 1 of version 1.
+    fn upgraded() -> Node {
+        let mut node = Node::installed();
+        node.domain_obeys();
+        node.bench.publish(version_2());
+        node.preflight_passes();
+        node.domain_obeys();
+        node.storage_does_as_asked();
+        node.domain_obeys();
+        node
+    }
+
+    fn unstarted() -> Node {
+        let disk = MemDisk::new();
+        layout().prepare(&disk).expect("an empty disk");
+        let (zedmanager, env) = agent(&disk);
+        Node { bench: Bench::on(disk.clone(), ManualClock::new(time(0)), zedmanager, env), disk }
+    }
+
     fn begin(&mut self, config: &AppInstanceConfig) {
+        self.begin_until_domains(config);
+        self.bench.signal_restarted::<DomainStatus>();
+        self.bench.settle();
+    }
+
+    /// All but domainmgr have told what they know.
+    fn begin_until_domains(&mut self, config: &AppInstanceConfig) {
         self.bench.start();
         self.bench.settle();
         self.bench.run_jobs();
@@ -46,8 +70,6 @@ impl Node {
         // volumemgr tells of every snapshot it has a record of before it says that this is all.
         self.storage_does_as_asked();
         self.bench.signal_restarted::<VolumesSnapshotStatus>();
-        self.bench.signal_restarted::<DomainStatus>();
-        self.bench.settle();
     }
 
     fn volumes_are_there(&mut self) {
@@ -67,20 +89,22 @@ impl Node {
 
     /// domainmgr does as told.
     fn domain_obeys(&mut self) {
-        let order = self.bench.row::<DomainConfig>(&app_id()).expect("a domain is wanted");
+        self.domain_of(app_id());
+    }
+
+    fn domain_of(&mut self, app: AppId) {
+        let order = self.bench.row::<DomainConfig>(&app).expect("a domain is wanted");
         let state = if order.activate { DomainState::Running } else { DomainState::Halted };
-        self.bench.publish(DomainStatus {
-            app: app_id(),
-            number: order.number,
-            state,
-            process_id: order.activate.then_some(4711),
-            boot_time: None,
-            accelerator: "tcg".to_owned(),
-            console_log: String::new(),
-            crash_count: 0,
-            error: None,
-        });
+        self.bench.publish(domain_status(app, order.number, state));
         self.bench.settle();
+    }
+
+    fn wants_guest(&self) -> bool {
+        self.bench.row::<DomainConfig>(&app_id()).is_some_and(|order| order.activate)
+    }
+
+    fn has_directory(&self, n: u8) -> bool {
+        self.disk.metadata(&layout().snapshot_dir(&snapshot_id(n))).expect("looked").is_some()
     }
 
     fn preflight_passes(&mut self) {
@@ -121,6 +145,20 @@ impl Node {
         let mut node = Node { bench: bench.cut_power(zedmanager, env), disk };
         node.begin(config);
         node
+    }
+}
+
+fn domain_status(app: AppId, number: u64, state: DomainState) -> DomainStatus {
+    DomainStatus {
+        app,
+        number,
+        state,
+        process_id: (state == DomainState::Running).then_some(4711),
+        boot_time: None,
+        accelerator: "tcg".to_owned(),
+        console_log: String::new(),
+        crash_count: 0,
+        error: None,
     }
 }
 
@@ -208,4 +246,117 @@ fn an_application_that_is_removed_leaves_nothing_on_the_bus_or_on_disk() {
     assert!(node.bench.rows::<AppInstanceState>().is_empty());
     assert!(node.bench.rows::<VolumeRefConfig>().is_empty());
     assert!(node.bench.rows::<DomainConfig>().is_empty());
+}
+
+/// I15: what moves one application takes nothing of another's from the bus.
+#[test]
+fn an_application_that_comes_and_goes_leaves_what_stands_on_the_bus_for_another() {
+    let mut node = Node::upgraded();
+    let mut version_3 = version_2();
+    version_3.id_and_version.version = "3".to_owned();
+    version_3.resources.vcpus = 3;
+    version_3.snapshot.max_snapshots = 2;
+    version_3.snapshot.snapshots.push(desc(2, SnapshotType::AppUpdate));
+    node.bench.publish(version_3);
+    let on_the_bus = |node: &Node| {
+        (
+            node.bench.rows::<VolumesSnapshotConfig>(),
+            node.bench.rows::<SnapshotPreflightConfig>(),
+            node.bench.row::<DomainConfig>(&app_id()),
+        )
+    };
+    let before = on_the_bus(&node);
+    assert_eq!((before.0.len(), before.1.len()), (1, 1), "one is kept, one is asked about");
+
+    let mut other = config("1");
+    other.id_and_version.id = AppId(uuid::Uuid::from_u128(0xb0));
+    other.volumes = vec![volume_ref(3, 0)];
+    other.snapshot.rollback.counter = 3;
+    node.bench.publish(other.clone());
+    let state = node.bench.row::<AppInstanceState>(&other.app()).expect("known");
+    assert_eq!((state.rollback_counter, state.last_failure), (3, None), "A4: the first one orders nothing");
+    node.volumes_are_there();
+    node.domain_of(other.app());
+    assert_eq!(on_the_bus(&node), before);
+    assert_eq!(node.bench.rows::<VolumeRefConfig>().len(), 3);
+    node.bench.unpublish::<AppInstanceConfig>(&other.app());
+    node.domain_of(other.app());
+    assert!(node.bench.row::<AppInstanceState>(&other.app()).is_none(), "gone");
+    assert_eq!(on_the_bus(&node), before);
+    assert_eq!(node.bench.rows::<VolumeRefConfig>().len(), 2);
+}
+
+/// [003] D3: the files of a snapshot go when storage has let go of it, and not before.
+#[test]
+fn a_deleted_snapshot_keeps_its_directory_until_storage_says_that_it_is_gone() {
+    let mut node = Node::upgraded();
+    let mut without = version_2();
+    without.snapshot.snapshots.clear();
+    without.activate = false;
+    node.bench.publish(without);
+    node.domain_obeys();
+    node.domain_obeys();
+    assert!(node.bench.rows::<VolumesSnapshotConfig>().is_empty(), "withdrawn");
+    assert!(node.has_directory(1));
+    node.bench.unpublish::<VolumesSnapshotStatus>(&snapshot_id(1));
+    assert!(!node.has_directory(1));
+}
+
+/// What is left of a snapshot that was never finished goes once volumemgr has told all it has.
+#[test]
+fn remains_without_a_row_go_when_storage_is_known() {
+    let mut node = Node::unstarted();
+    let remains = layout().snapshot_dir(&snapshot_id(1));
+    node.disk.create_dir(&remains, 0o700).expect("made");
+    node.disk.sync_dir(&layout().snapshots_dir()).expect("durable");
+    node.bench.start();
+    node.bench.run_jobs();
+    node.bench.publish(config("1"));
+    node.volumes_are_there();
+    assert!(node.has_directory(1), "volumemgr may have it");
+    node.bench.signal_restarted::<VolumesSnapshotStatus>();
+    assert!(!node.has_directory(1));
+}
+
+/// [003] G8: a start after a boot waits for the delay; a guest that runs already is left alone.
+#[test]
+fn the_start_delay_counts_for_a_guest_that_is_down() {
+    let mut delayed = config("1");
+    delayed.start_delay_seconds = 30;
+    let mut node = Node::unstarted();
+    node.begin(&delayed);
+    assert!(!node.wants_guest());
+    assert_eq!(node.status().state, SwState::StartDelayed);
+    node.bench.advance(Duration::from_secs(29));
+    assert!(!node.wants_guest());
+    node.bench.advance(Duration::from_secs(1));
+    assert!(node.wants_guest());
+
+    let Node { bench, disk } = node;
+    let (zedmanager, env) = agent(&disk);
+    let mut node = Node { bench: bench.cut_power(zedmanager, env), disk };
+    node.begin_until_domains(&delayed);
+    node.bench.publish(domain_status(app_id(), 7, DomainState::Running));
+    node.bench.signal_restarted::<DomainStatus>();
+    let order = node.bench.row::<DomainConfig>(&app_id()).expect("wanted at once");
+    assert!(order.activate);
+    assert!(order.number > 7, "an answer from before is none to this order");
+}
+
+/// [003] A4, G9: numbers of a lost row never come again, and its rollback counter does not act again.
+#[test]
+fn an_application_whose_row_was_lost_begins_beyond_all_numbers_it_had() {
+    for node in [Node::installed(), Node::upgraded()] {
+        let row = layout().row_file("zedmanager", AppInstanceState::NAME, &app_id());
+        node.disk.write_at(&row, 0, b"#").expect("damaged");
+        node.disk.sync_file(&row).expect("durable");
+        let mut received = version_2();
+        received.snapshot.rollback.counter = 4;
+        let node = node.cut_power(&received);
+        let state = node.bench.row::<AppInstanceState>(&app_id()).expect("made anew");
+        assert!((1_000_000..1_000_100).contains(&state.last_operation.0), "{}", state.last_operation);
+        assert_eq!(state.rollback_counter, 4);
+        let errors = node.status().errors;
+        assert!(errors.iter().any(|error| error.summary.contains("quarantine")), "{errors:?}");
+    }
 }

@@ -28,6 +28,8 @@ pub mod list;
 pub mod machine;
 pub mod status;
 #[cfg(test)]
+mod tables;
+#[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
 mod walks;

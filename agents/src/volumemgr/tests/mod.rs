@@ -3,6 +3,7 @@
 
 mod crashes;
 mod snapshots;
+mod tables;
 mod volumes;
 
 use std::path::{Path, PathBuf};
