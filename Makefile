@@ -88,4 +88,4 @@ mutants: ## breaks operation, recovery and commit code bit by bit: every break m
 	@$(CARGO) mutants --version >/dev/null 2>&1 || \
 		{ echo "make: there is no cargo-mutants: cargo install cargo-mutants --locked" >&2; exit 1; }
 	$(CARGO) mutants --output $(TARGET_DIR) --shard $(SHARD) --sharding round-robin $(MUTANTS_FLAGS) \
-		-- --lib --test world --test crashsafe --test records --test rows --test reserve --test quarantine
+		-- --lib --test runtime --test conformance --test world --test crashsafe --test records --test rows --test reserve --test quarantine
