@@ -125,6 +125,16 @@ pub fn sweep_temporaries(disk: &dyn Disk, dir: &Path) -> io::Result<usize> {
     Ok(stale.len())
 }
 
+/// Removes the temporary that a cut left of a replace of this one file, where others may be replacing its neighbours. Not
+/// synced: one that comes back is swept next time.
+pub fn sweep_temporary_of(disk: &dyn Disk, path: &Path) -> io::Result<()> {
+    let temporary = temporary_for(path)?;
+    match disk.metadata(&temporary)? {
+        Some(_) => missing_is_fine(disk.remove_file(&temporary)),
+        None => Ok(()),
+    }
+}
+
 /// True for names that only [`durable_replace`] gives, and only until its rename.
 pub fn is_temporary(name: &OsStr) -> bool {
     name.as_encoded_bytes().starts_with(TEMPORARY_PREFIX.as_bytes())

@@ -62,6 +62,7 @@ impl Look<'_> {
             let id = entry.text().and_then(|name| name.parse::<SnapshotId>().ok());
             match id.filter(|_| entry.kind == EntryKind::Directory) {
                 Some(id) => {
+                    crashsafe::sweep_temporary_of(self.disk, &self.layout.volumes_snapshot_status_file(&id))?;
                     // An earlier process may have ended before it could: a record that is counted on is durable (I3).
                     self.disk.sync_dir(&self.layout.snapshots_dir().join(&entry.name))?;
                     drop(self.snapshot(id).map(|stored| found.insert(id, stored)));

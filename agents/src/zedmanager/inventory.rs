@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use holdfast_persist::disk::{Disk, EntryKind};
 use holdfast_persist::layout::PersistLayout;
-use holdfast_persist::{RecordError, record};
+use holdfast_persist::{RecordError, crashsafe, record};
 use holdfast_pubsub::DamagedRow;
 use holdfast_types::*;
 
@@ -56,7 +56,8 @@ pub struct Scan {
     pub unreadable: Vec<(String, String)>,
 }
 
-/// Reads both of zedmanager's records of every snapshot. Reads only.
+/// Reads both of zedmanager's records of every snapshot, and removes what a cut left of replacing them. Nothing is written
+/// to them before this has ended.
 pub fn scan(disk: &dyn Disk, layout: &PersistLayout) -> Scan {
     let mut scan = Scan::default();
     let entries = match disk.list(&layout.snapshots_dir()) {
@@ -78,6 +79,11 @@ pub fn scan(disk: &dyn Disk, layout: &PersistLayout) -> Scan {
 }
 
 fn scan_one(disk: &dyn Disk, layout: &PersistLayout, id: SnapshotId) -> ScannedSnapshot {
+    for record in [layout.app_config_file(&id), layout.snapshot_instance_status_file(&id)] {
+        if let Err(error) = crashsafe::sweep_temporary_of(disk, &record) {
+            tracing::warn!(%error, "a temporary that was cut off stays");
+        }
+    }
     let config = record::load::<AppInstanceConfig>(disk, &layout.app_config_file(&id));
     let instance = record::load::<SnapshotInstanceStatus>(disk, &layout.snapshot_instance_status_file(&id));
     let recorded = || record::load::<VolumesSnapshotStatus>(disk, &layout.volumes_snapshot_status_file(&id));

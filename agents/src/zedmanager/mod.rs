@@ -224,7 +224,10 @@ fn object_lane<T>(change: &Change<T>, app: fn(&T) -> AppId) -> Lane {
 impl Zedmanager {
     /// Moves one application as far as it can go, then leaves everything that follows in the context.
     fn settle(&mut self, id: AppId, cx: &mut Ctx<Self>) {
-        let Some(mut app) = self.apps.remove(&id) else { return };
+        let Some(mut app) = self.apps.remove(&id) else {
+            // Storage has let go of the last of an application that is gone.
+            return self.remove_stale_directories(id, cx);
+        };
         let forgotten = self.run_machine(&mut app, cx);
         self.apps.insert(id, app);
         self.remove_stale_directories(id, cx);
