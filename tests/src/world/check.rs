@@ -224,10 +224,14 @@ fn storage(
     for path in &needed {
         ensure!(files.contains(path), "I3: {} is needed and gone", path.display());
     }
+    let is_unread = ground.faults.has_read_error && rows.values().any(|row| has_unread(row));
     for path in &files {
-        ensure!(needed.contains(path) || listed.contains(path), "I5: {} is nobody's", path.display());
+        ensure!(
+            is_unread || tidied.contains(path) || needed.contains(path) || listed.contains(path),
+            "I5: {} is nobody's",
+            path.display()
+        );
         let held = held.get(path).cloned().unwrap_or_default();
-        let is_unread = ground.faults.has_read_error && rows.values().any(|row| has_unread(row));
         let image = tool.image(path).map_err(|error| format!("I1: {}: {error}", path.display()))?;
         content(path, &image, ground)?;
         if !is_unread && !tidied.contains(path) {
@@ -237,7 +241,8 @@ fn storage(
     Ok(())
 }
 
-/// A snapshot whose record could not be read is shown as failed, and what it holds is not known before the next start.
+/// A snapshot whose record could not be read is shown as failed, and what it holds is not known before the next
+/// start: until then all is kept.
 fn has_unread(row: &AppInstanceState) -> bool {
     let unread = |state: &SnapshotState| matches!(state, SnapshotState::Failed(instance) if instance.time_created.is_some());
     row.snapshots.values().any(|entry| unread(&entry.state))

@@ -5,7 +5,7 @@
 //!     └──▶ faults of each kind, by a coin                                          reacts to failures ─▶ every snapshot rolled back to
 //! ```
 //!
-//! Seeds that are multiples of four draw no faults. Every moment up to where faults stop is a power cut, as everywhere.
+//! Seeds that are multiples of four draw no faults; those that leave five of eight stop and start the application as well. Every moment up to where faults stop is a power cut, as everywhere.
 
 use holdfast_agents::runtime::{Entropy, SeededEntropy};
 use holdfast_types::SnapshotState;
@@ -58,6 +58,9 @@ fn drawn(bases: &Bases, seed: u64, show: Show) -> Result<World, (Violation, Vec<
             plan(world, &faults);
         }
         for _ in 0..3 + chance.next_u64() % 6 {
+            if seed % 8 == 5 && faults.next_u64().is_multiple_of(3) {
+                switch(world);
+            }
             order(world, &chance)?;
             for _ in 0..chance.next_u64() % 60 {
                 if !world.step()? {
@@ -95,6 +98,17 @@ fn order(world: &mut World, chance: &SeededEntropy) -> Result<(), Violation> {
         _ => drop(world.pass_time()),
     }
     Ok(())
+}
+
+/// An application that runs is to stop, one that is stopped is to run.
+fn switch(world: &mut World) {
+    let Some(runs) = locked(&world.ground).orders.app(APP).map(|app| app.activate) else { return };
+    world.order(|orders| {
+        orders.edit(|device| {
+            device.app(APP).activate(!runs);
+        });
+    });
+    locked(&world.ground).note(format_args!("the controller orders activate: {}", !runs));
 }
 
 /// Each kind with a probability of one in four, somewhere in the run, once or for a while.
@@ -138,6 +152,9 @@ fn afterwards(world: &mut World) -> Result<(), Violation> {
     super::explore_faults::react(world)?;
     world.restart()?;
     world.settle()?;
+    if locked(&world.ground).orders.app(APP).is_some_and(|app| !app.activate) {
+        switch(world);
+    }
     for id in available(world) {
         if !locked(&world.ground).orders.names(id) {
             continue;

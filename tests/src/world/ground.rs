@@ -223,29 +223,18 @@ impl Ground {
             }
             Some(text) => {
                 self.note(format_args!("not rolled back to {}: {text}", target.snapshot));
-                self.rollback_failed(row, &target, &text);
+                if !self.faults.has_impaired {
+                    self.violated(
+                        "I17",
+                        format_args!("rollback to {} failed for nothing: {text}", target.snapshot),
+                    );
+                }
             }
         }
         if !ordered || target.counter <= acted {
             self.violated(
                 "I6",
                 format_args!("counter {} acts after {acted}; ordered: {ordered}", target.counter),
-            );
-        }
-    }
-
-    /// C6: a fault is to blame, and it stands on the snapshot.
-    fn rollback_failed(&mut self, row: &AppInstanceState, target: &RollbackTarget, text: &str) {
-        if !self.faults.has_impaired {
-            self.violated("I17", format_args!("rollback to {} failed for nothing: {text}", target.snapshot));
-        }
-        let entry = row.snapshots.get(&target.snapshot).map(|entry| &entry.state);
-        if let Some(SnapshotState::Available(instance)) = entry
-            && instance.error.is_none()
-        {
-            self.violated(
-                "C6",
-                format_args!("{} does not say that it was not rolled back to", target.snapshot),
             );
         }
     }
@@ -324,16 +313,15 @@ impl std::fmt::Write for Hashed {
     }
 }
 
-/// What the operation that has just ended failed of. A refusal of the next order bears the number of the last operation
-/// that was begun, and uses up the next order's counter; then the snapshot tells how its own rollback ended.
+/// What the rollback that has just ended failed of. In the same step another order may have been refused, and that failure
+/// bears the same number; but what became of a snapshot's own rollback stands on the snapshot ([003] C6, A6).
 fn failure_of(row: &AppInstanceState, number: OperationNumber, target: &RollbackTarget) -> Option<String> {
     let failure = row.last_failure.as_ref().filter(|failure| failure.number == number)?;
-    let is_refusal = row.last_operation == number && row.rollback_counter != target.counter;
     let error = match row.snapshots.get(&target.snapshot).map(|entry| &entry.state) {
-        Some(SnapshotState::Available(instance)) if is_refusal => {
-            instance.error.as_ref().filter(|error| **error != failure.error)?
+        // It may have been dropped in the same step.
+        Some(SnapshotState::Available(instance) | SnapshotState::Deleting { instance, .. }) => {
+            instance.error.as_ref()?
         }
-        _ if is_refusal => return None,
         _ => &failure.error,
     };
     Some(error.summary.clone())
