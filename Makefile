@@ -81,7 +81,7 @@ KILL_DIRECTORY ?= /var/tmp
 soak-real: soak-build ## kills real nodes with the real qemu-img KILLS times while they work; fails on a broken promise
 	$(TARGET_DIR)/soak/soak-real --kills $(KILLS) --seed $(SEED) --directory $(KILL_DIRECTORY)
 
-# One of 200 parts, spread over all files: about five mutants. SHARD=0/1 is all of them, and takes days.
+# One of 200 parts, spread over all files: about five mutants. SHARD=0/1 is all of them, and takes half a day.
 SHARD ?= 0/200
 
 mutants: ## breaks operation, recovery and commit code bit by bit: every break must fail a test (SHARD=k/n; hours)
