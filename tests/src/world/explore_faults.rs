@@ -155,6 +155,8 @@ pub fn react(world: &mut World) -> Result<(), Violation> {
     if locked(&world.ground).faults.has_read_error {
         world.restart()?;
         world.settle()?;
+        locked(&world.ground).faults.has_read_error = false;
+        world.settle()?;
     }
     let rows = world.rows::<AppInstanceState>();
     if let Some(row) = rows.iter().find(|row| row.app.0 == APP) {
