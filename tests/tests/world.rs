@@ -163,3 +163,16 @@ fn a_step_that_failed_half_way_is_cleaned_up_after() {
     let outcome = explore_single_faults(&bases(), &workload(0, &[Op::SnapshotNow]), 31, Show::Nothing);
     assert!(outcome.failures.is_empty(), "{:?}", outcome.failures.first());
 }
+
+/// With no space left a snapshot by update was refused; its saved configuration went before the row told of the failure,
+/// the power was cut between the two, and the resumed update cut a snapshot that nobody could roll back to (G4).
+#[test]
+fn an_update_resumed_without_its_saved_configuration_saves_it_again() {
+    expect_kept(&explore_seed(&bases(), 6731, ONE_CUT, Show::Nothing));
+}
+
+/// An application was deleted, and what storage let go of later left a directory behind, for nobody was there to remove it.
+#[test]
+fn the_directory_of_a_deleted_applications_snapshot_goes_when_storage_lets_go() {
+    expect_kept(&explore_seed(&bases(), 6155, ONE_CUT, Show::Nothing));
+}

@@ -106,7 +106,9 @@ fn enter(state: &mut AppInstanceState, phase: Phase, facts: &Facts<'_>) -> Vec<W
             let number = operation.number;
             let cut = operation.snapshots.clone();
             for desc in cut {
-                if let Some(entry) = state.snapshots.get_mut(&desc.id) {
+                if let Some(entry) = state.snapshots.get_mut(&desc.id)
+                    && !matches!(entry.state, SnapshotState::Available(_))
+                {
                     entry.state = SnapshotState::Cutting { operation: number };
                 }
             }

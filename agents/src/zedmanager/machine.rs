@@ -447,6 +447,10 @@ fn await_deletions(state: &AppInstanceState, operation: &Operation) -> Decision 
 }
 
 fn await_cuts(state: &AppInstanceState, operation: &Operation, facts: &Facts<'_>) -> Decision {
+    if operation.snapshots.iter().any(|desc| facts.saved.get(&desc.id) != state.applied.as_ref()) {
+        // A cut came while a failure of this operation was being carried out: its files went before the row told so.
+        return Decision::Enter(Phase::CuttingSnapshots);
+    }
     let mut pending = false;
     for desc in &operation.snapshots {
         let entry = state.snapshots.get(&desc.id).map(|entry| &entry.state);
