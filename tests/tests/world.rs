@@ -176,3 +176,10 @@ fn an_update_resumed_without_its_saved_configuration_saves_it_again() {
 fn the_directory_of_a_deleted_applications_snapshot_goes_when_storage_lets_go() {
     expect_kept(&explore_seed(&bases(), 6155, ONE_CUT, Show::Nothing));
 }
+
+/// A start could not list the snapshots' directories; a snapshot deleted after it left its own behind, and the next start
+/// took it in again (I14).
+#[test]
+fn a_deleted_snapshot_does_not_come_back_from_a_directory_that_was_not_listed() {
+    expect_kept(&explore_seed(&bases(), 6873, ONE_CUT, Show::Nothing));
+}

@@ -260,9 +260,15 @@ impl Zedmanager {
                 return false;
             }
             log_transition(&state, &decision);
+            let gone = match &decision {
+                Decision::ForgetSnapshot(snapshot) => Some(*snapshot),
+                _ => None,
+            };
             let forgotten = decision == Decision::ForgetApp;
             let writes = carry_out::carry_out(&mut state, decision, &facts);
             app.state = state;
+            // Also where the start could not list it: what is left of its records would be taken in again.
+            self.directories.extend(gone);
             for write in writes {
                 self.write(write, cx);
             }
