@@ -14,6 +14,7 @@
 //!
 //! One caller per volume at a time; different volumes may be worked on at the same time.
 
+use std::collections::BTreeSet;
 use std::fmt::Debug;
 use std::path::{Path, PathBuf};
 
@@ -87,6 +88,11 @@ pub trait VolumeHandler: Send + Sync + Debug {
     /// All snapshots in the volume, also foreign ones, in the order storage made them.
     fn list_snapshots(&self, volume: &Path) -> Result<Vec<FoundSnapshot>, VolumeError>;
 
+    /// The verbs for several volumes at once, where the backend has them ([`Capabilities::atomic_group`]).
+    fn group(&self) -> Option<&dyn VolumeGroup> {
+        None
+    }
+
     /// Makes the volume sound after a crash: space that leaked is freed and reported ([003] J4), an unfinished
     /// temporary beside it is removed. Damage that cannot be mended without losing content is
     /// [`VolumeError::Corrupt`], and the content is left as it is.
@@ -94,6 +100,43 @@ pub trait VolumeHandler: Send + Sync + Debug {
     /// Call it after an interrupted rollback was applied again, not before: half of an applied table may look
     /// like damage.
     fn repair(&self, volume: &Path, cx: &HandlerCx<'_>) -> Result<Ensured<Repaired>, VolumeError>;
+}
+
+/// Verbs on several volumes of one application that all lie in one pool: each happens to all of them, or to none, in one
+/// step that a crash cannot divide. An error names the volume that stood in the way, and nothing was changed.
+///
+/// An empty group is no error and does nothing. A volume is in a group once.
+pub trait VolumeGroup {
+    /// As [`VolumeHandler::create_snapshot`]; the metas come in the order of `group`. Where some of the snapshots are there
+    /// and others are not (they were made apart, or somebody removed one), none of them was ever acknowledged as a group:
+    /// they go, and all are cut afresh.
+    fn create_snapshots(
+        &self,
+        group: &[GroupMember],
+        cx: &HandlerCx<'_>,
+    ) -> Result<Ensured<Vec<SnapshotMeta>>, VolumeError>;
+
+    /// As [`VolumeHandler::rollback_to_snapshot`], once per `token`: the token is kept with the volumes in the same step, and
+    /// where all of them bear it, this rollback has happened already and the answer is `Unchanged`.
+    ///
+    /// So a caller who asks again after a crash and gets an error knows that nothing was reverted, now or before.
+    fn rollback_to_snapshots(
+        &self,
+        group: &[GroupMember],
+        token: &str,
+        cx: &HandlerCx<'_>,
+    ) -> Result<Ensured<()>, VolumeError>;
+
+    /// As [`VolumeHandler::delete_snapshot`].
+    fn delete_snapshots(&self, group: &[GroupMember], cx: &HandlerCx<'_>)
+    -> Result<Ensured<()>, VolumeError>;
+}
+
+/// A volume in a group, and its snapshot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GroupMember {
+    pub volume: PathBuf,
+    pub name: SnapshotName,
 }
 
 /// What a backend can do at all.
@@ -181,8 +224,14 @@ pub struct Preflight {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
     CreateSnapshot,
-    Rollback { to: SnapshotName },
-    DeleteSnapshot { name: SnapshotName },
+    Rollback {
+        to: SnapshotName,
+        /// Snapshots that will be gone before the rollback: these do not stand in its way.
+        leaving: BTreeSet<SnapshotName>,
+    },
+    DeleteSnapshot {
+        name: SnapshotName,
+    },
 }
 
 /// A snapshot that was made or found by [`VolumeHandler::create_snapshot`].

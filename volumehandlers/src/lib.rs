@@ -22,12 +22,13 @@ pub mod registry;
 mod staging;
 pub mod testing;
 pub mod tool;
+pub mod zvol;
 
 pub use context::HandlerCx;
 pub use error::{ToolError, VolumeError};
 pub use handler::{
-    Action, Capabilities, Ensured, FoundSnapshot, FoundVolume, Preflight, Repaired, SnapshotMeta, Source,
-    VolumeFacts, VolumeHandler, VolumeSpec,
+    Action, Capabilities, Ensured, FoundSnapshot, FoundVolume, GroupMember, Preflight, Repaired,
+    SnapshotMeta, Source, VolumeFacts, VolumeGroup, VolumeHandler, VolumeSpec,
 };
 pub use name::SnapshotName;
 pub use registry::{Backing, Registry, stored_format};

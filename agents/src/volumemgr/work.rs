@@ -2,6 +2,7 @@
 //!
 //! A failure is a value in the job's event, with its words and whether time alone may help.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use holdfast_types::{ContentTreeId, VolumeKey, error_chain};
@@ -216,7 +217,9 @@ fn preflight(order: PreflightOrder, env: &Env) -> Event {
 fn ask(handler: &dyn VolumeHandler, volume: &Path, asked: &Asked) -> Result<(), VolumeError> {
     let action = match asked {
         Asked::Create => Action::CreateSnapshot,
-        Asked::Rollback { storage_name } => Action::Rollback { to: parsed(volume, storage_name)? },
+        Asked::Rollback { storage_name } => {
+            Action::Rollback { to: parsed(volume, storage_name)?, leaving: BTreeSet::new() }
+        }
         Asked::Present => return handler.facts(volume).map(drop),
     };
     let quiet = Preflight { action, guest_may_run: false };

@@ -207,7 +207,7 @@ impl VolumeHandler for Qcow2Handler {
         }
         match &preflight.action {
             Action::CreateSnapshot => self.staging.need_space(volume, metadata_bytes(&info)),
-            Action::Rollback { to } => {
+            Action::Rollback { to, .. } => {
                 only_named(volume, &info, to)?;
                 self.staging.need_space(volume, metadata_bytes(&info))
             }

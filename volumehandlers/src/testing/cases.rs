@@ -1,6 +1,7 @@
 //! The stories of the suite. Volumes are of 8 MiB; each story has names of its own, so that all share one
 //! directory.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use holdfast_types::volume::Format;
@@ -280,7 +281,8 @@ fn deleting_the_missing_is_a_success(fixture: &dyn Fixture) {
     let handler = fixture.handler();
     let back = handler.rollback_to_snapshot(&location, &name("s"), &unattended());
     assert!(matches!(back, Err(VolumeError::NoSuchSnapshot { .. })), "{back:?}");
-    let asked = handler.preflight(&location, &quiet(Action::Rollback { to: name("s") }));
+    let asked =
+        handler.preflight(&location, &quiet(Action::Rollback { to: name("s"), leaving: BTreeSet::new() }));
     assert!(matches!(asked, Err(VolumeError::NoSuchSnapshot { .. })), "{asked:?}");
     let asked = handler.preflight(&place(fixture, "no-volume"), &quiet(Action::CreateSnapshot));
     assert!(matches!(asked, Err(VolumeError::Missing { .. })), "{asked:?}");
@@ -352,7 +354,7 @@ fn a_damaged_volume_is_refused(fixture: &dyn Fixture) {
     fixture.damage(&location);
     let bytes = fixture.disk().read(&location).expect("read");
     let handler = fixture.handler();
-    for action in [Action::CreateSnapshot, Action::Rollback { to: name("s") }] {
+    for action in [Action::CreateSnapshot, Action::Rollback { to: name("s"), leaving: BTreeSet::new() }] {
         let refused = handler.preflight(&location, &quiet(action)).expect_err("damaged");
         assert!(matches!(refused, VolumeError::Corrupt { .. }) && !refused.is_transient(), "{refused}");
     }
