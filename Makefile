@@ -14,7 +14,7 @@ TIMEOUT_FLAGS := --kill-after=30 $(shell test -t 0 && echo --foreground)
 TARGET_DIR := $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR),target)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test fmt-check clippy build install uninstall soak-build soak soak-twice soak-real mutants
+.PHONY: help setup demo test fmt-check clippy build install uninstall soak-build soak soak-twice soak-real zfs-guest zfs-test mutants
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,6 +31,14 @@ demo: setup ## the whole story on a real guest, live: deploy, snapshot, upgrade,
 test: setup fmt-check clippy ## everything: format, lints, all tests (those on a real guest included)
 	$(CARGO) test --workspace --no-run
 	timeout $(TIMEOUT_FLAGS) $(TEST_TIMEOUT) $(CARGO) test --workspace
+	$(MAKE) --no-print-directory zfs-test
+
+zfs-guest: setup ## the guest that make zfs-test runs in, with OpenZFS's modules compiled: minutes the first time, then at once
+	@tests/zfsguest/build.sh $(TARGET_DIR)/zfsguest
+
+zfs-test: zfs-guest ## tests on real OpenZFS, inside a guest: under 3 minutes (ZFS_TEST_FLAGS=--required: no skipping)
+	$(CARGO) build --package holdfast-tests --bin zfs-test
+	timeout $(TIMEOUT_FLAGS) 900 $(TARGET_DIR)/debug/zfs-test $(ZFS_TEST_FLAGS)
 
 # Both are components of the Rust toolchain that a machine may lack. Continuous integration has them.
 fmt-check:

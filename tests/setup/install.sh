@@ -60,16 +60,26 @@ runs xz --version || want xz-utils "unpacks the test guest's kernel package and 
 runs cc --version || want gcc "links Rust programs"
 busybox_is_static || want busybox-static "is the test guest's user space"
 
+# OpenZFS's modules are compiled for a guest (tests/zfsguest/build.sh): nothing of them is installed here. Without them the
+# tests on ZFS are skipped, and all else works.
+runs gcc-12 --version || want gcc-12 "compiles OpenZFS's modules for the inner test machine, as Debian's kernel was compiled"
+openzfs_is_known() { apt-cache show --no-all-versions zfs-dkms; }
+mke2fs_is_there() { [ -x /sbin/mke2fs ]; }
+mke2fs_is_there || want e2fsprogs "makes the inner test machine's disks"
+runs strip --version || want binutils "makes the inner test machine's programs smaller"
+runs setpriv --version || want util-linux "ends the inner test machine with whoever started it"
+
 # The test guest's kernel is not installed, only downloaded and unpacked (tests/guest/build.sh); for that apt must know of it.
 kernel_is_known() { apt-cache show --no-all-versions linux-image-cloud-amd64; }
 
-if [ ${#packages[@]} -eq 0 ] && qemu_runs && runs kernel_is_known; then
+if [ ${#packages[@]} -eq 0 ] && qemu_runs && runs kernel_is_known && runs openzfs_is_known; then
     exit 0
 fi
 
 command -v apt-get >/dev/null || fail "this is not Debian (no apt-get): install qemu-system-x86_64, qemu-img, busybox (static), cpio and xz yourself"
 as_root apt-get update -qq || say "apt-get update had errors; going on with the package lists at hand"
 qemu_runs || want_qemu
+runs openzfs_is_known || as_root "$(dirname "$0")/contrib.sh" || say "warning: no OpenZFS in the package sources; the tests on it will be skipped"
 [ ${#packages[@]} -eq 0 ] || as_root apt-get install --yes --quiet=2 --no-install-recommends --allow-downgrades "${packages[@]}"
 
 qemu-img --version >/dev/null || fail "qemu-img does not run after the installation"

@@ -7,3 +7,4 @@ pub mod real_kills;
 pub mod recovery;
 pub mod story;
 pub mod world;
+pub mod zfs_guest;
