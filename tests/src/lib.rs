@@ -3,6 +3,7 @@
 pub mod controller;
 pub mod demo;
 pub mod guest;
+pub mod hooked_tool;
 pub mod real_kills;
 pub mod recovery;
 pub mod story;

@@ -35,11 +35,13 @@ use holdfast_agents::wire::info::{ZInfoApp, ZInfoMsg};
 use holdfast_agents::wire::link::{ControllerLink, Fetched, LinkError, read_config};
 use holdfast_persist::{PersistLayout, RealDisk};
 use holdfast_types::{DeviceId, DeviceStatus};
+use holdfast_volumehandlers::qcow2::QemuImg;
 use prost::Message;
 
 use super::settled::{Report, settled};
-use super::telling_tool::TellingTool;
+use super::telling_tool::Telling;
 use super::{APP, DEVICE};
+use crate::hooked_tool::HookedTool;
 
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
 const LOOK_EVERY: Duration = Duration::from_millis(3);
@@ -57,7 +59,7 @@ pub fn run(persist: &Path, orders: &Path, before: Option<&Path>) -> anyhow::Resu
         let seams = Seams {
             controller: link.clone(),
             fetcher: Arc::new(HttpFetcher::new()),
-            images: Arc::new(TellingTool::default()),
+            images: Arc::new(HookedTool { tool: QemuImg::new(), hook: Telling }),
             hypervisor: Arc::new(hypervisor.clone()),
         };
         let domains =

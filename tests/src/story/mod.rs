@@ -18,7 +18,6 @@ mod tool;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use holdfast_agents::domainmgr::simulated_vmm::SimulatedVmm;
@@ -28,12 +27,13 @@ use uuid::Uuid;
 
 use crate::controller::DeviceConfig;
 use crate::controller::server::Server;
+pub use crate::hooked_tool::Step;
 pub use content::CONTENT_BYTES;
 pub use holdfast_agents::domainmgr::simulated_vmm::Habits;
 pub use holdfast_agents::wire::config::{Format, SnapshotType};
 pub use running::Running;
 pub use small_disk::SmallDisk;
-pub use tool::{FailingTool, Verb};
+pub use tool::ToolFaults;
 
 /// How long anything may take before the story fails.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -67,7 +67,7 @@ pub fn content_tree(n: u8) -> Uuid {
 pub struct Story {
     pub controller: Server,
     pub hypervisor: SimulatedVmm,
-    pub tool: Arc<FailingTool>,
+    pub tool: ToolFaults,
     /// What the persist directory is on, when that is not the machine's disk.
     pub small_disk: Option<SmallDisk>,
     folder: TempDir,
@@ -104,7 +104,7 @@ impl Story {
         let mut story = Story {
             controller,
             hypervisor: SimulatedVmm::new(),
-            tool: Arc::new(FailingTool::new()),
+            tool: ToolFaults::default(),
             small_disk,
             folder,
             running: None,

@@ -14,10 +14,12 @@ use holdfast_agents::volumemgr::fetcher::HttpFetcher;
 use holdfast_agents::wire::link::HttpLink;
 use holdfast_persist::{PersistLayout, RealDisk};
 use holdfast_types::DeviceId;
+use holdfast_volumehandlers::qcow2::QemuImg;
 use tokio::runtime::Runtime;
 use uuid::Uuid;
 
-use super::tool::FailingTool;
+use super::tool::ToolFaults;
+use crate::hooked_tool::HookedTool;
 
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
 const START_AT_MOST: Duration = Duration::from_secs(20);
@@ -36,7 +38,7 @@ impl Running {
         device: Uuid,
         controller: &str,
         hypervisor: SimulatedVmm,
-        tool: Arc<FailingTool>,
+        tool_faults: ToolFaults,
         read_only: Option<String>,
     ) -> Running {
         let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -49,7 +51,7 @@ impl Running {
             let seams = Seams {
                 controller: Arc::new(HttpLink::new(controller, device).expect("the simulator's address")),
                 fetcher: Arc::new(HttpFetcher::new()),
-                images: tool,
+                images: Arc::new(HookedTool { tool: QemuImg::new(), hook: tool_faults }),
                 hypervisor: Arc::new(hypervisor),
             };
             let domains = domainmgr::Settings {

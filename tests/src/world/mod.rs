@@ -48,13 +48,14 @@ use holdfast_types::{AppInstanceState, DeviceId, Topic, VolumeKey, error_chain};
 use holdfast_volumehandlers::testing::FakeImageTool;
 use uuid::Uuid;
 
+use crate::hooked_tool::HookedTool;
 use controller::{Orders, WorldLink};
 use diff::Seen;
 use faults::{FaultKind, INJECTED};
 use ground::{Ground, SharedGround, locked};
 use guests::WorldVmm;
 use tap::{CutPoint, Recorder, Tap, TapDisk};
-use tool::WorldTool;
+use tool::ToolFaults;
 
 pub const DEVICE: Uuid = Uuid::from_u128(0xd000_0000_0000_4000_8000_0000_0000_0001);
 const POLL_INTERVAL: Duration = Duration::from_secs(10);
@@ -232,7 +233,7 @@ impl World {
         let seams = Seams {
             controller: Arc::new(WorldLink(Arc::clone(&ground))),
             fetcher: Arc::new(MemFetcher::new()),
-            images: Arc::new(WorldTool { inner: tool, ground: Arc::clone(&ground) }),
+            images: Arc::new(HookedTool { tool, hook: ToolFaults(Arc::clone(&ground)) }),
             hypervisor: hypervisor.clone(),
         };
         let domains =

@@ -113,7 +113,7 @@ fn a_writable_raw_volume_refuses_the_snapshot_without_downtime() {
 #[test]
 fn a_second_volume_that_fails_undoes_the_first() {
     let Some(story) = Story::deployed() else { return };
-    story.tool.break_on(Verb::Create, DATA);
+    story.tool.break_on(Step::SnapshotCreate, DATA);
     story.request(1);
     story.update_image(2);
     story.expect_failed(1, "Input/output error");

@@ -53,7 +53,7 @@ fn a_deletion_that_fails_is_reported_and_done_later() {
     let Some(story) = with_snapshot() else { return };
     story.activate(false);
     story.expect_halted("2");
-    story.tool.break_on(Verb::Delete, DATA);
+    story.tool.break_on(Step::SnapshotDelete, DATA);
     story.drop_snapshot(1);
     story.expect_failed(1, "Input/output error");
     assert!(story.tool.mend() > 0, "the fault fired");

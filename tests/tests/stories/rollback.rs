@@ -107,7 +107,7 @@ fn the_oldest_of_three_can_be_rolled_back_to() {
 fn a_second_volume_that_fails_leaves_everything_as_it_was() {
     let Some(story) = upgraded() else { return };
     // As often as volumemgr tries; what puts the content back is then let through.
-    story.tool.break_times(FORWARD_TRIES as usize, Verb::Apply, DATA);
+    story.tool.break_times(FORWARD_TRIES as usize, Step::SnapshotApply, DATA);
     story.roll_back(1);
     story.expect_failed(1, "Input/output error");
     story.expect_running("2");
@@ -229,7 +229,7 @@ fn a_target_over_the_maximum_is_given_up_only_after_its_rollback() {
 fn a_higher_counter_during_a_failing_rollback_is_obeyed() {
     let Some(story) = upgraded() else { return };
     story.guest_habits(Habits { ignores_power_button: true, ..Habits::default() });
-    story.tool.break_times(FORWARD_TRIES as usize, Verb::Apply, DATA);
+    story.tool.break_times(FORWARD_TRIES as usize, Step::SnapshotApply, DATA);
     story.roll_back(1);
     story.expect_under_way();
     story.roll_back(1);
@@ -246,7 +246,7 @@ fn a_higher_counter_during_a_failing_rollback_is_obeyed() {
 fn a_newer_version_during_a_failing_rollback_is_obeyed() {
     let Some(story) = upgraded() else { return };
     story.guest_habits(Habits { ignores_power_button: true, ..Habits::default() });
-    story.tool.break_times(FORWARD_TRIES as usize, Verb::Apply, DATA);
+    story.tool.break_times(FORWARD_TRIES as usize, Step::SnapshotApply, DATA);
     story.roll_back(1);
     story.expect_under_way();
     story.update_image(3);
