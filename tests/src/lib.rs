@@ -5,6 +5,7 @@ pub mod demo;
 pub mod guest;
 pub mod hooked_tool;
 pub mod real_kills;
+pub mod real_machine;
 pub mod recovery;
 pub mod story;
 pub mod world;

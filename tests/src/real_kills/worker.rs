@@ -27,7 +27,7 @@ use anyhow::Context;
 use holdfast_agents::domainmgr;
 use holdfast_agents::domainmgr::simulated_vmm::SimulatedVmm;
 use holdfast_agents::node::agents::{AgentSettings, Seams, agents};
-use holdfast_agents::runtime::{BlockingPool, JobLimits, Outside, Services, SystemClock, SystemEntropy};
+use holdfast_agents::runtime::Services;
 use holdfast_agents::volumemgr::fetcher::HttpFetcher;
 use holdfast_agents::wire::config::{ConfigRequest, ConfigResponse};
 use holdfast_agents::wire::info::z_info_msg::InfoContent;
@@ -42,10 +42,10 @@ use super::settled::{Report, settled};
 use super::telling_tool::Telling;
 use super::{APP, DEVICE};
 use crate::hooked_tool::HookedTool;
+use crate::real_machine::open_services;
 
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
 const LOOK_EVERY: Duration = Duration::from_millis(3);
-const RESERVE_BYTES: u64 = 64 * 1024;
 
 /// Runs until the standard input ends, or the node fails.
 pub fn run(persist: &Path, orders: &Path, before: Option<&Path>) -> anyhow::Result<()> {
@@ -121,17 +121,7 @@ fn services(persist: &Path) -> anyhow::Result<Services> {
     layout.prepare(&RealDisk)?;
     // Held until the process is gone.
     std::mem::forget(layout.lock(&RealDisk)?);
-    let outside = Outside {
-        disk: Arc::new(RealDisk),
-        layout,
-        clock: Arc::new(SystemClock::new()),
-        entropy: Arc::new(SystemEntropy),
-        executor: BlockingPool::new(),
-        limits: JobLimits::default(),
-        reserve_size_bytes: RESERVE_BYTES,
-        read_only: None,
-    };
-    Services::open(outside).context("no room for the reserve")
+    open_services(layout, None).context("no room for the reserve")
 }
 
 /// Lines of the standard input; the end of it closes the channel.

@@ -13,9 +13,7 @@ use anyhow::{Context, bail, ensure};
 use holdfast_agents::domainmgr;
 use holdfast_agents::domainmgr::simulated_vmm::SimulatedVmm;
 use holdfast_agents::node::agents::{AgentSettings, Seams, agents};
-use holdfast_agents::runtime::{
-    BlockingPool, JobLimits, Outside, RunningNode, Services, SystemClock, SystemEntropy,
-};
+use holdfast_agents::runtime::{RunningNode, Services};
 use holdfast_agents::volumemgr::testing::MemFetcher;
 use holdfast_persist::{Disk, PersistLayout, RealDisk, seal};
 use holdfast_types::{AppInstanceStatus, DeviceId, Format, SwState};
@@ -25,6 +23,7 @@ use holdfast_volumehandlers::{HandlerCx, ImageTool};
 use serde_json::Value;
 
 use super::big_node::Size;
+use crate::real_machine::open_services;
 use crate::world::DEVICE;
 use crate::world::controller::WorldLink;
 use crate::world::tap::CutPoint;
@@ -123,16 +122,7 @@ pub fn recover(point: &CutPoint, size: Size, root: &Path) -> anyhow::Result<Reco
 fn start(point: &CutPoint, root: &Path) -> anyhow::Result<(Services, RunningNode)> {
     let layout = PersistLayout::new(root);
     layout.prepare(&RealDisk)?;
-    let services = Services::open(Outside {
-        disk: Arc::new(RealDisk),
-        layout,
-        clock: Arc::new(SystemClock::new()),
-        entropy: Arc::new(SystemEntropy),
-        executor: BlockingPool::new(),
-        limits: JobLimits::default(),
-        reserve_size_bytes: 64 * 1024,
-        read_only: None,
-    })?;
+    let services = open_services(layout, None)?;
     let seams = Seams {
         controller: Arc::new(WorldLink(Arc::new(Mutex::new(point.ground.clone())))),
         fetcher: Arc::new(MemFetcher::new()),

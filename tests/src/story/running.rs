@@ -7,9 +7,7 @@ use std::time::Duration;
 use holdfast_agents::domainmgr;
 use holdfast_agents::domainmgr::simulated_vmm::SimulatedVmm;
 use holdfast_agents::node::agents::{AgentSettings, Seams, agents};
-use holdfast_agents::runtime::{
-    BlockingPool, JobLimits, Outside, RunningNode, Services, SystemClock, SystemEntropy,
-};
+use holdfast_agents::runtime::{RunningNode, Services};
 use holdfast_agents::volumemgr::fetcher::HttpFetcher;
 use holdfast_agents::wire::link::HttpLink;
 use holdfast_persist::{PersistLayout, RealDisk};
@@ -20,6 +18,7 @@ use uuid::Uuid;
 
 use super::tool::ToolFaults;
 use crate::hooked_tool::HookedTool;
+use crate::real_machine::open_services;
 
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
 const START_AT_MOST: Duration = Duration::from_secs(20);
@@ -78,15 +77,5 @@ impl Running {
 fn services(persist: &Path, read_only: Option<String>) -> Services {
     let layout = PersistLayout::new(persist);
     layout.prepare(&RealDisk).expect("a persist directory");
-    Services::open(Outside {
-        disk: Arc::new(RealDisk),
-        layout,
-        clock: Arc::new(SystemClock::new()),
-        entropy: Arc::new(SystemEntropy),
-        executor: BlockingPool::new(),
-        limits: JobLimits::default(),
-        reserve_size_bytes: 64 * 1024,
-        read_only,
-    })
-    .expect("room for the reserve")
+    open_services(layout, read_only).expect("room for the reserve")
 }

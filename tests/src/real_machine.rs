@@ -1,0 +1,25 @@
+//! What a node shares on the machine the tests run on: real disk, clock, chance and threads.
+
+use std::io;
+use std::sync::Arc;
+
+use holdfast_agents::runtime::{BlockingPool, JobLimits, Outside, Services, SystemClock, SystemEntropy};
+use holdfast_persist::{PersistLayout, RealDisk};
+
+/// Small, as the tests' volumes are.
+const RESERVE_SIZE_BYTES: u64 = 64 * 1024;
+
+/// The persist directory is prepared. Fails as [`Services::open`] does: when there is no reserve to be had. `read_only`
+/// is why the node may change nothing, if so. Jobs run on the tokio runtime this is called in.
+pub fn open_services(layout: PersistLayout, read_only: Option<String>) -> io::Result<Services> {
+    Services::open(Outside {
+        disk: Arc::new(RealDisk),
+        layout,
+        clock: Arc::new(SystemClock::new()),
+        entropy: Arc::new(SystemEntropy),
+        executor: BlockingPool::new(),
+        limits: JobLimits::default(),
+        reserve_size_bytes: RESERVE_SIZE_BYTES,
+        read_only,
+    })
+}
