@@ -44,28 +44,16 @@ impl Zedmanager {
                 })
                 .into_iter()
                 .collect(),
-            Event::Snapshot(change) => match &change {
-                Change::Created(status) | Change::Modified { new: status, .. } => {
-                    self.storage.insert(status.snapshot, (**status).clone());
-                    vec![status.app]
-                }
-                Change::Deleted(status) => {
-                    self.storage.remove(&status.snapshot);
-                    vec![status.app]
-                }
-                Change::Synced | Change::Restarted(_) => Vec::new(),
-            },
-            Event::Preflight(change) => match &change {
-                Change::Created(status) | Change::Modified { new: status, .. } => {
-                    self.preflight.insert(status.snapshot, (**status).clone());
-                    vec![status.app]
-                }
-                Change::Deleted(status) => {
-                    self.preflight.remove(&status.snapshot);
-                    Vec::new()
-                }
-                Change::Synced | Change::Restarted(_) => Vec::new(),
-            },
+            Event::Snapshot(change) => {
+                let status = remember(&mut self.storage, &change);
+                status.map(|status| status.app).into_iter().collect()
+            }
+            Event::Preflight(change) => {
+                let status = remember(&mut self.preflight, &change);
+                // An answer that is gone moves nobody.
+                let moves = status.filter(|_| !matches!(change, Change::Deleted(_)));
+                moves.map(|status| status.app).into_iter().collect()
+            }
             Event::Domain(change) => after(&change)
                 .map(|(app, status)| {
                     keep(&mut self.domains, app, status);
@@ -176,6 +164,21 @@ fn after<T: Topic>(change: &Change<T>) -> Option<(T::Key, Option<Arc<T>>)> {
     }
 }
 
+/// Keeps what a key has after a change. Returns the value that says so, or the last one there was.
+fn remember<T: Topic + Clone>(known: &mut BTreeMap<T::Key, T>, change: &Change<T>) -> Option<Arc<T>> {
+    match change {
+        Change::Created(new) | Change::Modified { new, .. } => {
+            known.insert(new.key(), T::clone(new));
+            Some(new.clone())
+        }
+        Change::Deleted(last) => {
+            known.remove(&last.key());
+            Some(last.clone())
+        }
+        Change::Synced | Change::Restarted(_) => None,
+    }
+}
+
 fn keep<K: Ord, V>(map: &mut BTreeMap<K, V>, key: K, value: Option<V>) {
     match value {
         Some(value) => drop(map.insert(key, value)),
@@ -192,7 +195,8 @@ fn new_state(config: &AppInstanceConfig, is_lost: bool) -> AppInstanceState {
     }
 }
 
-fn bare_state(app: AppId) -> AppInstanceState {
+/// The row of an application of which nothing is known.
+pub(super) fn bare_state(app: AppId) -> AppInstanceState {
     AppInstanceState {
         app,
         applied: None,

@@ -1,9 +1,9 @@
 //! Small values for the table tests of this agent: ids from a number, rows from a few words.
 
-use std::collections::BTreeMap;
-
 use holdfast_types::*;
 use uuid::Uuid;
+
+use super::intake::bare_state;
 
 pub fn app_id() -> AppId {
     AppId(Uuid::from_u128(0xa0))
@@ -61,18 +61,7 @@ pub fn instance(n: u8) -> SnapshotInstanceStatus {
 }
 
 pub fn empty_state() -> AppInstanceState {
-    AppInstanceState {
-        app: app_id(),
-        applied: None,
-        operation: None,
-        last_operation: OperationNumber(100),
-        rollback_counter: 0,
-        last_sequence: 0,
-        snapshots: BTreeMap::new(),
-        superseded_version: None,
-        waiting: None,
-        last_failure: None,
-    }
+    AppInstanceState { last_operation: OperationNumber(100), ..bare_state(app_id()) }
 }
 
 /// Snapshots from words: `a1` available, `r2` requested, `f3` failed, `d4` being deleted, `t5` trimmed.
