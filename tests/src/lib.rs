@@ -2,6 +2,7 @@
 
 pub mod controller;
 pub mod demo;
+mod expectation;
 pub mod guest;
 pub mod hooked_tool;
 pub mod real_kills;

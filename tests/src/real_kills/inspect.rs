@@ -29,17 +29,10 @@ use super::image::{self, Image};
 use super::model::{Cut, Model};
 use super::tally::Hit;
 use super::{APP, snapshot, volume};
+use crate::ensure;
 
 /// What is wrong.
 type Wrong = Result<(), String>;
-
-macro_rules! ensure {
-    ($condition:expr, $($what:tt)*) => {
-        if !$condition {
-            return Err(format!($($what)*));
-        }
-    };
-}
 
 /// A persist directory with one application.
 #[derive(Debug)]

@@ -10,15 +10,9 @@ use holdfast_agents::wire::config::{AppInstanceConfig, EdgeDevConfig, InstanceOp
 use holdfast_agents::wire::info::ZInfoApp;
 use holdfast_types::{AppInstanceState, SnapshotIntent, SnapshotState, VolumeRecord};
 
-const RUNNING: i32 = 7;
+use crate::ensure;
 
-macro_rules! ensure {
-    ($condition:expr, $($what:tt)*) => {
-        if !$condition {
-            return Err(format!($($what)*));
-        }
-    };
-}
+const RUNNING: i32 = 7;
 
 /// What the controller heard.
 #[derive(Debug, Clone, Copy)]

@@ -21,16 +21,9 @@ use super::ground::{Ground, locked};
 use super::guests::{MEMORY_BASE_KIB, mark_in, marked};
 use super::tap::volume_files;
 use super::{World, volume_path};
+use crate::ensure;
 
 type Missing = Result<(), String>;
-
-macro_rules! ensure {
-    ($condition:expr, $($what:tt)*) => {
-        if !$condition {
-            return Err(format!($($what)*));
-        }
-    };
-}
 
 /// `Err` says what is not yet as it must be.
 pub fn settled(world: &World) -> Missing {

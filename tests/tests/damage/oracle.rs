@@ -12,6 +12,7 @@ use std::sync::Arc;
 use holdfast_agents::wire::info::ZInfoApp;
 use holdfast_persist::seal::{self, Seal};
 use holdfast_persist::{Disk, MemDisk};
+use holdfast_tests::ensure;
 use holdfast_tests::world::ground::{Ground, Past, locked};
 use holdfast_tests::world::guests::{MEMORY_BASE_KIB, mark_in};
 use holdfast_tests::world::tap::{CutPoint, volume_files};
@@ -116,14 +117,6 @@ fn forget_rollbacks_that_are_lost(ground: &mut Ground, disk: &MemDisk) {
             *past = forgotten;
         }
     }
-}
-
-macro_rules! ensure {
-    ($condition:expr, $($what:tt)*) => {
-        if !$condition {
-            return Err(format!($($what)*));
-        }
-    };
 }
 
 /// I15, G9: an application that has nothing to do with the damage is as it would be without.
