@@ -14,7 +14,7 @@ TIMEOUT_FLAGS := --kill-after=30 $(shell test -t 0 && echo --foreground)
 TARGET_DIR := $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR),target)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test fmt-check clippy build install uninstall soak-build soak soak-twice soak-real zfs-guest zfs-test mutants
+.PHONY: help setup demo test fmt-check clippy build install uninstall soak-build soak soak-twice soak-real recovery zfs-guest zfs-test mutants
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -88,6 +88,9 @@ KILL_DIRECTORY ?= /var/tmp
 
 soak-real: soak-build ## kills real nodes with the real qemu-img KILLS times while they work; fails on a broken promise
 	$(TARGET_DIR)/soak/soak-real --kills $(KILLS) --seed $(SEED) --directory $(KILL_DIRECTORY)
+
+recovery: setup ## boots a node of 100 applications and 800 snapshots on real files; fails when it takes above two seconds
+	$(CARGO) run --release --locked --package holdfast-tests --bin recovery
 
 # One of 200 parts, spread over all files: about five mutants. SHARD=0/1 is all of them, and takes half a day.
 SHARD ?= 0/200
