@@ -40,6 +40,11 @@ pub trait ImageTool: Send + Sync + Debug {
         cx: &HandlerCx<'_>,
     ) -> Result<(), ToolError>;
 
+    /// Writes the content of an image, without its snapshots, into a block device that is at least as large and holds
+    /// nothing but zeros: zeros are not written. Not flushed; a crash in the middle leaves any part of it.
+    fn write_device(&self, from: (&Path, Format), device: &Path, cx: &HandlerCx<'_>)
+    -> Result<(), ToolError>;
+
     /// Grows the image to this size for the guest.
     fn resize(
         &self,

@@ -1,7 +1,7 @@
 //! [`ImageTool`] by qemu-img, 7.2 and newer.
 //!
 //! ```text
-//!   convert -p -f A -O B from to     info -f F --output=json [-U] image     snapshot -c|-a|-d NAME image
+//!   convert -p [-n --target-is-zero] -f A -O B from to     info -f F --output=json [-U] image     snapshot -c|-a|-d NAME image
 //!   create -f F image SIZE           check -f qcow2 --output=json [-r leaks] image     resize -f F image SIZE
 //! ```
 //!
@@ -115,6 +115,28 @@ impl ImageTool for QemuImg {
             plain(to.0),
         ];
         // A compressed image holds more than its length; ten times more is beyond any compressor used for disks.
+        let content_bytes = length(from.0).saturating_mul(10);
+        self.succeed(&arguments, limit::for_content(content_bytes), cx).map(drop)
+    }
+
+    fn write_device(
+        &self,
+        from: (&Path, Format),
+        device: &Path,
+        cx: &HandlerCx<'_>,
+    ) -> Result<(), ToolError> {
+        let arguments = [
+            "convert".into(),
+            "-p".into(),
+            "-n".into(),
+            "--target-is-zero".into(),
+            "-f".into(),
+            qemu_format(from.1).into(),
+            "-O".into(),
+            "raw".into(),
+            plain(from.0),
+            plain(device),
+        ];
         let content_bytes = length(from.0).saturating_mul(10);
         self.succeed(&arguments, limit::for_content(content_bytes), cx).map(drop)
     }

@@ -7,27 +7,32 @@
 //! * nothing is durable before the file is synced, except what the real tool syncs in the middle of its work.
 //!
 //! Power cuts and I/O errors come from the disk below it; [`FakeImageTool::fail_next`] makes the tool itself fail.
-//! Plain files (raw, ISO) are seen as they are. Deliberately absent: time limits, and cancelling in the middle.
+//! Plain files (raw, ISO) are seen as they are, devices below `/dev/zvol` as the attached [`FakeZfs`] has them. Deliberately absent: time limits, and cancelling in the middle.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use holdfast_persist::Disk;
-use holdfast_persist::disk::is_no_space;
 use holdfast_types::error::Timestamp;
 use holdfast_types::volume::Format;
 
-use super::fake_image::{Blocks, FakeImage, FakeSnapshot, decode, image_bytes, record};
+use super::fake_device::{HeldImage, Holds};
+use super::fake_image::{Blocks, FakeImage, FakeSnapshot, decode, image_bytes};
+use super::fake_told::{failed, listed, not_found, refused};
+use super::fake_zfs::FakeZfs;
+use super::records::record;
 use crate::context::HandlerCx;
 use crate::error::ToolError;
-use crate::tool::{Access, CheckReport, ImageInfo, ImageSnapshot, ImageTool, Mend};
+use crate::tool::{Access, CheckReport, ImageInfo, ImageTool, Mend};
 
 /// Clones share holds, orders to fail and the clock.
 #[derive(Clone)]
 pub struct FakeImageTool {
     disk: Arc<dyn Disk>,
+    pub(super) zfs: Option<FakeZfs>,
+    holds: Holds,
     state: Arc<Mutex<State>>,
 }
 
@@ -36,6 +41,7 @@ pub struct FakeImageTool {
 pub enum Verb {
     Create,
     Convert,
+    WriteDevice,
     Resize,
     Info,
     Check,
@@ -46,33 +52,8 @@ pub enum Verb {
 
 #[derive(Default)]
 struct State {
-    held: BTreeMap<PathBuf, usize>,
     failures: BTreeMap<Verb, VecDeque<ToolError>>,
     now: Timestamp,
-}
-
-/// Keeps an image locked, as a running guest does, until dropped or until the power is cut.
-pub struct HeldImage {
-    state: Arc<Mutex<State>>,
-    image: PathBuf,
-}
-
-impl fmt::Debug for HeldImage {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("HeldImage").field("image", &self.image).finish_non_exhaustive()
-    }
-}
-
-impl Drop for HeldImage {
-    fn drop(&mut self) {
-        let mut state = self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        if let Some(count) = state.held.get_mut(&self.image) {
-            *count -= 1;
-            if *count == 0 {
-                state.held.remove(&self.image);
-            }
-        }
-    }
 }
 
 impl fmt::Debug for FakeImageTool {
@@ -83,12 +64,20 @@ impl fmt::Debug for FakeImageTool {
 
 impl FakeImageTool {
     pub fn new(disk: Arc<dyn Disk>) -> Self {
-        FakeImageTool { disk, state: Arc::default() }
+        FakeImageTool { disk, zfs: None, holds: Holds::default(), state: Arc::default() }
+    }
+
+    /// Serves devices below `/dev/zvol` as well; the clock and power cuts reach the pool through here.
+    pub fn with_zfs(self, zfs: FakeZfs) -> Self {
+        FakeImageTool { zfs: Some(zfs), ..self }
     }
 
     /// What snapshots are dated with; starts at 1970 and stands still between calls of this.
     pub fn set_now(&self, now: Timestamp) {
         self.lock_state().now = now;
+        if let Some(zfs) = &self.zfs {
+            zfs.set_now(now);
+        }
     }
 
     /// The next call of this step fails so, before it has done anything. Several orders queue up.
@@ -96,15 +85,17 @@ impl FakeImageTool {
         self.lock_state().failures.entry(verb).or_default().push_back(error);
     }
 
-    /// The image is in use until the guard is dropped.
+    /// The image, or the device, is in use until the guard is dropped.
     pub fn hold(&self, image: &Path) -> HeldImage {
-        *self.lock_state().held.entry(image.to_path_buf()).or_default() += 1;
-        HeldImage { state: Arc::clone(&self.state), image: image.to_path_buf() }
+        self.holds.take(image, self.open_device(image))
     }
 
     /// No process survives a power cut: all holds are gone.
     pub fn forget_holds(&self) {
-        self.lock_state().held.clear();
+        self.holds.forget();
+        if let Some(zfs) = &self.zfs {
+            zfs.forget_opens();
+        }
     }
 
     /// The image as it is now.
@@ -126,6 +117,9 @@ impl FakeImageTool {
 
     /// Any change behind the handler's back, damage included. Not synced.
     pub fn edit(&self, image: &Path, change: impl FnOnce(&mut FakeImage)) -> Result<(), ToolError> {
+        if self.is_device(image) {
+            return self.edit_device(image, change);
+        }
         let (mut state, end) = self.load(image)?;
         change(&mut state);
         self.append(image, end, &state).map(drop)
@@ -146,7 +140,7 @@ impl FakeImageTool {
     }
 
     fn refuse_held(&self, image: &Path) -> Result<(), ToolError> {
-        match self.lock_state().held.contains_key(image) {
+        match self.holds.is_held(image) {
             true => Err(ToolError::Locked { stderr: format!("{} is held", image.display()) }),
             false => Ok(()),
         }
@@ -154,6 +148,9 @@ impl FakeImageTool {
 
     /// The image, and where the next record goes.
     fn load(&self, image: &Path) -> Result<(FakeImage, u64), ToolError> {
+        if self.is_device(image) {
+            return self.load_device(image);
+        }
         let bytes = self.disk.read(image).map_err(failed)?;
         Ok(decode(&bytes).unwrap_or_else(|| (FakeImage::from_plain(&bytes), bytes.len() as u64)))
     }
@@ -188,6 +185,12 @@ impl FakeImageTool {
     }
 
     fn replace(&self, image: &Path, state: &FakeImage) -> Result<(), ToolError> {
+        if self.is_device(image) {
+            return Err(refused(format!(
+                "{} is a device, and no new file can take its place",
+                image.display()
+            )));
+        }
         if self.disk.metadata(image).map_err(failed)?.is_some() {
             self.disk.truncate(image, 0).map_err(failed)?;
         }
@@ -218,6 +221,20 @@ impl ImageTool for FakeImageTool {
         self.refuse_held(to.0)?;
         let source = self.image(from.0)?;
         self.replace(to.0, &FakeImage::new(to.1, source.virtual_size_bytes, source.blocks))?;
+        cx.progress(100);
+        Ok(())
+    }
+
+    fn write_device(
+        &self,
+        from: (&Path, Format),
+        device: &Path,
+        cx: &HandlerCx<'_>,
+    ) -> Result<(), ToolError> {
+        self.begin(Verb::WriteDevice, cx)?;
+        self.refuse_held(device)?;
+        let source = self.image(from.0)?;
+        self.fill_device(device, &source.blocks, source.virtual_size_bytes)?;
         cx.progress(100);
         Ok(())
     }
@@ -318,30 +335,4 @@ fn torn(before: &Blocks, after: &Blocks) -> Blocks {
     mixed.extend(after.iter().step_by(2).map(|(block, text)| (*block, text.clone())));
     mixed.insert(u64::MAX, "torn rollback".to_owned());
     mixed
-}
-
-fn listed(snapshot: FakeSnapshot) -> ImageSnapshot {
-    ImageSnapshot {
-        id: snapshot.id,
-        name: snapshot.name,
-        created_at: snapshot.created_at,
-        size_bytes: Some(snapshot.size_bytes),
-        vm_state_size_bytes: 0,
-    }
-}
-
-fn not_found(name: &str) -> ToolError {
-    refused(format!("snapshot {name} not found"))
-}
-
-fn refused(stderr: String) -> ToolError {
-    ToolError::Failed { program: "fake qemu-img".to_owned(), status: "exit status: 1".to_owned(), stderr }
-}
-
-fn failed(error: std::io::Error) -> ToolError {
-    match error.kind() {
-        std::io::ErrorKind::NotFound => ToolError::Missing { stderr: error.to_string() },
-        _ if is_no_space(&error) => ToolError::NoSpace { stderr: error.to_string() },
-        _ => refused(error.to_string()),
-    }
 }

@@ -12,12 +12,18 @@
 mod cases;
 pub mod conformance;
 pub mod fake;
+mod fake_device;
 mod fake_fixture;
 mod fake_image;
+mod fake_told;
+pub mod fake_zfs;
 pub mod real;
+mod records;
 
 pub use conformance::{Fixture, run};
-pub use fake::{FakeImageTool, HeldImage, Verb};
+pub use fake::{FakeImageTool, Verb};
+pub use fake_device::HeldImage;
 pub use fake_fixture::FakeFixture;
 pub use fake_image::{Blocks, FakeImage, FakeSnapshot, image_bytes};
+pub use fake_zfs::{FakeZfs, FakeZvol, OpenDevice, Pool, ZfsVerb};
 pub use real::RealFixture;
