@@ -256,7 +256,10 @@ impl ImageTool for FakeImageTool {
         if access == Access::Exclusive {
             self.refuse_held(image)?;
         }
-        let (state, end) = self.load(image)?;
+        let (mut state, end) = self.load(image)?;
+        if self.is_device(image) {
+            state.snapshots.clear();
+        }
         if !matches!(format, Format::Raw | Format::Iso) && state.format != format {
             let stderr = format!("{} is not in {} format", image.display(), format.name());
             return Err(ToolError::NotAnImage { stderr });

@@ -10,9 +10,9 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use holdfast_types::volume::Format;
 
 use super::fake::FakeImageTool;
-use super::fake_image::{Blocks, FakeImage};
+use super::fake_image::{Blocks, FakeImage, FakeSnapshot};
 use super::fake_told::{of_device, refused};
-use super::fake_zfs::{FakeZfs, OpenDevice};
+use super::fake_zfs::{FakeZfs, FakeZfsSnapshot, OpenDevice};
 use crate::error::ToolError;
 use crate::zvol::Dataset;
 use crate::zvol::zfs::DEVICES;
@@ -78,12 +78,15 @@ impl FakeImageTool {
         Some(zfs.open(&dataset, GUEST))
     }
 
-    /// As an image, and what it takes.
+    /// As an image, and what it takes. The volume's snapshots are shown as if they were the image's, so that who compares
+    /// contents looks at both the same way; no tool would list them.
     pub(super) fn load_device(&self, path: &Path) -> Result<(FakeImage, u64), ToolError> {
         let (zfs, dataset) = self.device(path)?;
         let volume = zfs.device(&dataset).map_err(of_device)?;
         let used_bytes = volume.used_bytes();
-        Ok((FakeImage::new(Format::Raw, volume.size_bytes, volume.blocks), used_bytes))
+        let mut image = FakeImage::new(Format::Raw, volume.size_bytes, volume.blocks);
+        image.snapshots = volume.snapshots.into_iter().map(shown).collect();
+        Ok((image, used_bytes))
     }
 
     /// Only blocks can be edited. Not flushed.
@@ -125,5 +128,15 @@ impl FakeImageTool {
         let zfs = self.zfs.as_ref().ok_or_else(|| missing("there is no pool".to_owned()))?;
         let dataset = Dataset::of_device(path).map_err(|error| missing(error.to_string()))?;
         Ok((zfs, dataset))
+    }
+}
+
+fn shown(snapshot: FakeZfsSnapshot) -> FakeSnapshot {
+    FakeSnapshot {
+        id: snapshot.guid.to_string(),
+        name: snapshot.name,
+        created_at: snapshot.created_at,
+        size_bytes: snapshot.size_bytes,
+        blocks: snapshot.blocks,
     }
 }
