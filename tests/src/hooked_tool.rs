@@ -20,6 +20,7 @@ use holdfast_volumehandlers::{HandlerCx, ImageTool, ToolError};
 pub enum Step {
     Create,
     Convert,
+    WriteDevice,
     Resize,
     Info,
     Check,
@@ -77,6 +78,15 @@ impl<Tool: ImageTool, Hooked: Hook> ImageTool for HookedTool<Tool, Hooked> {
         cx: &HandlerCx<'_>,
     ) -> Result<(), ToolError> {
         self.around(Step::Convert, to.0, |tool| tool.convert(from, to, cx))
+    }
+
+    fn write_device(
+        &self,
+        from: (&Path, Format),
+        device: &Path,
+        cx: &HandlerCx<'_>,
+    ) -> Result<(), ToolError> {
+        self.around(Step::WriteDevice, device, |tool| tool.write_device(from, device, cx))
     }
 
     fn resize(

@@ -34,7 +34,7 @@ fn say(what: &str, step: Step) {
         Step::SnapshotCreate => "cut",
         Step::SnapshotApply => "apply",
         Step::SnapshotDelete => "delete",
-        Step::Create | Step::Convert | Step::Resize | Step::Info | Step::Check => return,
+        Step::Create | Step::Convert | Step::WriteDevice | Step::Resize | Step::Info | Step::Check => return,
     };
     // Nobody to tell: the supervisor is gone, and this process soon is.
     drop(tell(&format!("{what}{verb}")));

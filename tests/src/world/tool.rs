@@ -40,6 +40,7 @@ fn traced(step: Step) -> &'static str {
     match step {
         Step::Create => "create",
         Step::Convert => "convert",
+        Step::WriteDevice => "convert to a device",
         Step::Resize => "resize",
         Step::Info => "info",
         Step::Check | Step::Mend => "check",
