@@ -17,6 +17,7 @@ pub mod error;
 pub mod file;
 pub mod handler;
 pub mod name;
+mod process;
 pub mod qcow2;
 pub mod registry;
 mod staging;

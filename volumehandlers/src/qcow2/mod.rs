@@ -29,7 +29,6 @@
 mod header;
 mod limit;
 mod populate;
-mod process;
 mod qemu_img;
 
 use std::path::Path;

@@ -23,9 +23,9 @@ use serde::Deserialize;
 
 use super::header;
 use super::limit;
-use super::process::{self, Ended};
 use crate::context::HandlerCx;
 use crate::error::ToolError;
+use crate::process::{self, Ended};
 use crate::tool::{Access, CheckReport, ImageInfo, ImageSnapshot, ImageTool, Mend, qemu_format};
 
 /// The qemu-img program.

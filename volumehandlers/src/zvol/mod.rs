@@ -1,5 +1,24 @@
 //! Volumes as ZFS volumes, with all of an application's volumes cut and rolled back in one transaction group ([003] K).
+//!
+//! ```text
+//!   zfs.rs (the seam) ◀── command/   CommandZfs: the `zfs` and `zpool` commands
+//!                     ◀── libzetta.rs LibzettaZfs: the library, and the commands for what it lacks (feature `libzetta`)
+//!                            both: programs/ (channel programs), device.rs (the block device)
+//!   detect.rs         is the persist directory on ZFS?
+//! ```
 
+mod caught;
+mod command;
+mod detect;
+mod device;
+#[cfg(feature = "libzetta")]
+mod libzetta;
+mod programs;
 pub mod zfs;
 
+pub use caught::caught;
+pub use command::CommandZfs;
+pub use detect::{DetectError, detect};
+#[cfg(feature = "libzetta")]
+pub use libzetta::LibzettaZfs;
 pub use zfs::{Dataset, Zfs, ZfsError};

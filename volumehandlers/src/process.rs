@@ -12,10 +12,10 @@
 //! If this process itself dies, the tool runs on to its end; the image's lock keeps the next node off it until
 //! then.
 
-#![allow(clippy::disallowed_methods, reason = "part of the ImageTool seam: it watches a real process")]
+#![allow(clippy::disallowed_methods, reason = "part of the seams to tools: it watches a real process")]
 
 use std::ffi::OsString;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -51,10 +51,21 @@ pub(crate) fn run(
     limit: Duration,
     cx: &HandlerCx<'_>,
 ) -> Result<Ended, ToolError> {
+    run_with_input(program, arguments, b"", limit, cx)
+}
+
+/// The same, with something to read: no more than a pipe holds at once (64 KiB), so that nobody waits for anybody.
+pub(crate) fn run_with_input(
+    program: &Path,
+    arguments: &[OsString],
+    input: &[u8],
+    limit: Duration,
+    cx: &HandlerCx<'_>,
+) -> Result<Ended, ToolError> {
     if cx.cancelled() {
         return Err(ToolError::Cancelled);
     }
-    let mut child = spawn(program, arguments)?;
+    let mut child = spawn(program, arguments, input)?;
     let percent = AtomicU8::new(0);
     let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
     std::thread::scope(|scope| {
@@ -79,19 +90,24 @@ enum Stopped {
     Io(std::io::Error),
 }
 
-fn spawn(program: &Path, arguments: &[OsString]) -> Result<Child, ToolError> {
-    Command::new(program)
+fn spawn(program: &Path, arguments: &[OsString], input: &[u8]) -> Result<Child, ToolError> {
+    let mut child = Command::new(program)
         .args(arguments)
         // Error texts are looked at, so they must not be translated.
         .env("LC_ALL", "C")
-        .stdin(Stdio::null())
+        .stdin(if input.is_empty() { Stdio::null() } else { Stdio::piped() })
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
         .map_err(|source| match source.kind() {
             std::io::ErrorKind::NotFound => ToolError::NotInstalled { program: program.to_path_buf() },
             _ => ToolError::CannotRun { program: program.to_path_buf(), source },
-        })
+        })?;
+    if let Some(mut stdin) = child.stdin.take() {
+        // A process that ends without reading says why by itself.
+        let _ = stdin.write_all(input);
+    }
+    Ok(child)
 }
 
 fn wait(
@@ -195,6 +211,16 @@ mod tests {
         let ended = shell("echo out; echo bad >&2; exit 3", MINUTE, &HandlerCx::unattended()).expect("ran");
         assert_eq!((ended.stdout.as_slice(), ended.stderr.as_str()), (b"out\n".as_slice(), "bad"));
         assert_eq!(ended.status.code(), Some(3));
+    }
+
+    #[test]
+    fn input_is_read_to_its_end() {
+        let (program, minute) = (Path::new("/bin/cat"), MINUTE);
+        let ended = run_with_input(program, &[], b"a program", minute, &HandlerCx::unattended());
+        assert_eq!(ended.expect("ran").stdout, b"a program");
+        let deaf =
+            run_with_input(Path::new("/bin/true"), &[], &[b'x'; 60_000], minute, &HandlerCx::unattended());
+        assert!(deaf.expect("ran").status.success());
     }
 
     #[test]
