@@ -171,6 +171,16 @@ pub enum VolumeSnapshotMeta {
     Eve(String),
 }
 
+impl VolumeSnapshotMeta {
+    /// The snapshot's name on storage.
+    pub fn storage_name(&self) -> &str {
+        match self {
+            VolumeSnapshotMeta::Recorded(meta) => &meta.storage_name,
+            VolumeSnapshotMeta::Eve(name) => name,
+        }
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct RecordedMeta {
@@ -256,6 +266,8 @@ pub struct SnapshotPreflightConfig {
     pub action: SnapshotAction,
     pub volumes: Vec<VolumeKey>,
     pub operation: OperationNumber,
+    /// Snapshots of the application that will be deleted before, with the guest down: they stand in no rollback's way.
+    pub leaving: Vec<SnapshotId>,
 }
 
 impl Topic for SnapshotPreflightConfig {

@@ -275,8 +275,10 @@ pub struct SnapshotIntent {
 pub enum IntentStage {
     /// Create: snapshots are being made. Rollback: safety snapshots are being made.
     Preparing,
-    /// Rollback: volumes are being reverted; every volume has its safety snapshot.
+    /// Rollback: volumes are being reverted; every volume that is reverted by itself has its safety snapshot.
     Applying,
+    /// Rollback: the volumes that can only be reverted together are, in one step of storage, after all others were.
+    Committing,
     /// What was made or reverted is being put back.
     Undoing,
     /// Rollback: done, only the safety snapshots are left to be dropped. Delete: under way.

@@ -133,7 +133,7 @@ pub trait VolumeGroup {
 }
 
 /// A volume in a group, and its snapshot.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct GroupMember {
     pub volume: PathBuf,
     pub name: SnapshotName,

@@ -24,6 +24,7 @@ use crate::runtime::{Backend, Job, JobId};
 
 use super::download::Content;
 use super::fetcher::Fetcher;
+use super::retry::Failure;
 use super::steps::VolumeStep;
 
 /// The seams.
@@ -73,17 +74,38 @@ impl Place {
     }
 }
 
-/// One step of an intent on one volume.
+/// One step of an intent on one volume, or on a group of volumes that their backend changes all at once.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StepOrder {
     pub snapshot: SnapshotId,
     pub operation: OperationNumber,
     pub step: VolumeStep,
+    /// Never empty; several only where the handler has group verbs.
+    pub volumes: Vec<StepVolume>,
+    /// A crash may have interrupted it: what leaked is repaired afterwards ([003] J4).
+    pub redo: bool,
+}
+
+/// A volume that takes part in a step.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StepVolume {
     pub place: Place,
     pub storage_name: String,
     pub safety_name: Option<String>,
-    /// A crash may have interrupted it: what leaked is repaired afterwards ([003] J4).
-    pub redo: bool,
+}
+
+/// Why a step did not happen, and the volume that stood in the way, where it was one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StepFailure {
+    pub volume: Option<VolumeId>,
+    pub failure: Failure,
+}
+
+impl StepOrder {
+    fn keys(&self) -> String {
+        let keys: Vec<String> = self.volumes.iter().map(|volume| volume.place.key.to_string()).collect();
+        keys.join("+")
+    }
 }
 
 /// A pre-flight of the volumes that were not refused already.
@@ -100,6 +122,8 @@ pub enum Asked {
     Create,
     Rollback {
         storage_name: String,
+        /// Names of snapshots that are going before the rollback.
+        leaving: Vec<String>,
     },
     /// A read-only volume has to be there, and nothing else ([003] B3).
     Present,
@@ -117,7 +141,7 @@ impl Job for VolumeJob {
             VolumeJob::Step(order) => JobId::new(format_args!(
                 "{} {} {} op{}",
                 order.step.name(),
-                order.place.key,
+                order.keys(),
                 order.snapshot,
                 order.operation
             )),
@@ -137,7 +161,7 @@ impl Job for VolumeJob {
             VolumeJob::Check(place) | VolumeJob::Create { place, .. } | VolumeJob::Destroy(place) => {
                 format!("volume {}", place.key)
             }
-            VolumeJob::Step(order) => format!("volume {}", order.place.key),
+            VolumeJob::Step(order) => format!("volume {}", order.keys()),
             VolumeJob::Preflight(order) => format!("preflight {}", order.question.snapshot),
         }
     }

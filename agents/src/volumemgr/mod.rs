@@ -61,6 +61,7 @@ use contents::ContentState;
 use download::Fetched;
 use inventory::{Inventory, Stray};
 pub use jobs::Env;
+use jobs::StepFailure;
 use jobs::VolumeJob;
 use retry::Failure;
 use snapshots::SnapshotState;
@@ -111,8 +112,9 @@ pub enum Event {
         snapshot: SnapshotId,
         operation: OperationNumber,
         step: VolumeStep,
-        volume: VolumeId,
-        result: Result<Option<SnapshotMeta>, Failure>,
+        volumes: Vec<VolumeId>,
+        /// What was cut, where the step cuts.
+        result: Result<BTreeMap<VolumeId, SnapshotMeta>, StepFailure>,
     },
     Preflighted {
         question: SnapshotPreflightConfig,
@@ -298,8 +300,8 @@ impl Volumemgr {
             Event::MakeProgress { key, percent } => self.make_progressed(key, percent),
             Event::Made { key, result } => self.made(key, result, cx),
             Event::Destroyed { key, result } => self.destroyed(key, result, cx),
-            Event::Stepped { snapshot, operation, step, volume, result } => {
-                self.stepped(snapshot, operation, step, volume, result, cx);
+            Event::Stepped { snapshot, operation, step, volumes, result } => {
+                self.stepped((snapshot, operation), step, &volumes, result, cx);
             }
             Event::Preflighted { question, refusals } => self.preflighted(question, refusals, cx),
         }
@@ -310,7 +312,7 @@ impl Volumemgr {
             Again::Inventory => self.take_inventory(cx),
             Again::Content(tree) => self.content_due(tree),
             Again::Volume(key) => self.volume_due(key),
-            Again::Step(snapshot, volume) => self.step_due(snapshot, volume),
+            Again::Step(snapshot, volume) => self.step_due(snapshot, volume, cx),
         }
     }
 

@@ -6,8 +6,8 @@
 use std::collections::BTreeMap;
 
 use holdfast_types::{
-    EntityKind, ErrorReport, SnapshotAction, SnapshotPreflightConfig, SnapshotPreflightStatus, VolumeId,
-    VolumeKey,
+    EntityKind, ErrorReport, SnapshotAction, SnapshotId, SnapshotPreflightConfig, SnapshotPreflightStatus,
+    VolumeId, VolumeKey,
 };
 
 use crate::runtime::Ctx;
@@ -93,9 +93,20 @@ impl Volumemgr {
         }
         let ask = |(volume, meta): (VolumeId, holdfast_types::RecordedMeta)| {
             let key = VolumeKey { volume, generation: meta.generation };
-            (key, Asked::Rollback { storage_name: meta.storage_name })
+            let leaving = self.names_on(volume, &question.leaving);
+            (key, Asked::Rollback { storage_name: meta.storage_name, leaving })
         };
         Ok(volumes.into_iter().map(ask).collect())
+    }
+
+    /// What these snapshots are named on the volume.
+    fn names_on(&self, volume: VolumeId, snapshots: &[SnapshotId]) -> Vec<String> {
+        let metas = snapshots.iter().filter_map(|id| match &self.snapshots.get(id)?.stored {
+            Stored::Whole(record) => record.meta.get(&volume).map(|meta| meta.storage_name().to_owned()),
+            Stored::Damaged { remains, .. } => remains.get(&volume).map(|meta| meta.storage_name.clone()),
+            Stored::Nothing => None,
+        });
+        metas.collect()
     }
 
     pub(super) fn preflighted(

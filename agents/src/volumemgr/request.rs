@@ -24,7 +24,7 @@ use holdfast_types::{
 };
 use holdfast_volumehandlers::SnapshotName;
 
-use super::steps::READ_ONLY;
+use super::steps::{self, READ_ONLY};
 
 /// What storage holds under a snapshot's id, as far as its record tells.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -219,10 +219,11 @@ fn begin_rollback(
         if let Err(reason) = made(&key, volumes) {
             return Verdict::Refuse(reason);
         }
-        if meta.handler != READ_ONLY {
+        if meta.handler != READ_ONLY && !steps::is_grouped(meta) {
             intent.safety_names.insert(*volume, safety.clone());
         }
     }
+    intent.stage = steps::first_stage(&intent);
     Verdict::Begin(intent)
 }
 

@@ -12,16 +12,16 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use holdfast_persist::record;
 use holdfast_types::{
-    EntityKind, ErrorReport, IntentStage, OperationNumber, SnapshotAction, SnapshotId, SnapshotIntent,
-    VolumeId, VolumeKey, VolumeRecord, VolumeSnapshotMeta, VolumeStage, VolumesSnapshotConfig,
-    VolumesSnapshotStatus,
+    EntityKind, ErrorReport, IntentStage, OperationNumber, RecordedMeta, SnapshotAction, SnapshotId,
+    SnapshotIntent, VolumeId, VolumeKey, VolumeRecord, VolumeSnapshotMeta, VolumeStage,
+    VolumesSnapshotConfig, VolumesSnapshotStatus,
 };
 use holdfast_volumehandlers::SnapshotMeta;
 
 use crate::runtime::{Ctx, NodeMode};
 
 use super::answer::{about_whole, blank, cut_status, status_of};
-use super::jobs::{Place, StepOrder, VolumeJob};
+use super::jobs::{Place, StepFailure, StepOrder, StepVolume, VolumeJob};
 use super::request::{Stored, Verdict, deletion, judge};
 use super::retry::Failure;
 use super::steps::{self, Next, Progress, VolumeStep};
@@ -45,6 +45,22 @@ pub(super) struct SnapshotState {
     answered: bool,
     /// A step may have been broken off in the middle: by a crash of an earlier process, or by its own failure.
     redo: bool,
+}
+
+/// Where a step finds its volume, or what it comes to without one.
+enum Reach {
+    Place(Place),
+    Wait,
+    Nothing,
+    Missing(ErrorReport),
+}
+
+/// The volumes that a step changes all at once; they go together or not at all.
+#[derive(Default)]
+struct Group {
+    step: Option<VolumeStep>,
+    places: Vec<Place>,
+    waits: bool,
 }
 
 impl SnapshotState {
@@ -218,10 +234,7 @@ impl Volumemgr {
             return true;
         }
         match steps::next(intent, &state.progress) {
-            Next::Start(volumes) => {
-                let started = volumes.iter().filter(|volume| self.start_step(intent, volume, cx)).count();
-                started < volumes.len()
-            }
+            Next::Start(volumes) => self.start_steps(intent, &volumes, cx),
             Next::Wait => false,
             Next::Enter { stage, failure } => {
                 tracing::info!(snapshot = %intent.snapshot, action = ?intent.action, ?stage, "stage entered");
@@ -295,88 +308,152 @@ impl Volumemgr {
         cx.publish(deletion);
     }
 
-    /// False when there is nothing to be done on this volume, or nothing that could be.
-    fn start_step(&mut self, intent: &SnapshotIntent, volume: &VolumeId, cx: &mut Ctx<Self>) -> bool {
-        let step = steps::volume_step(intent);
-        let Some(meta) = intent.volumes.get(volume) else { return false };
-        let key = VolumeKey { volume: *volume, generation: meta.generation };
+    /// Starts what can be started; true when some volume turned out to need nothing, or to be beyond help.
+    fn start_steps(&mut self, intent: &SnapshotIntent, due: &[VolumeId], cx: &mut Ctx<Self>) -> bool {
+        let mut has_moved = false;
+        let mut group = Group::default();
+        for volume in due {
+            let Some(meta) = intent.volumes.get(volume) else { continue };
+            let Some(step) = steps::volume_step(intent, meta) else { continue };
+            let progress = match self.reach(*volume, meta, step, cx) {
+                Reach::Place(place) if steps::is_grouped(meta) => {
+                    group.step = Some(step);
+                    group.places.push(place);
+                    continue;
+                }
+                Reach::Place(place) => {
+                    self.order_step(intent, step, vec![place], cx);
+                    continue;
+                }
+                Reach::Wait => {
+                    group.waits |= steps::is_grouped(meta);
+                    continue;
+                }
+                Reach::Nothing => Progress::Done,
+                Reach::Missing(error) => {
+                    group.waits |= steps::is_grouped(meta);
+                    Progress::Failed { error, tries: 1, permanent: true }
+                }
+            };
+            self.snapshots.entry(intent.snapshot).or_default().progress.insert(*volume, progress);
+            has_moved = true;
+        }
+        if let Some(step) = group.step.filter(|_| !group.waits) {
+            self.order_step(intent, step, group.places, cx);
+        }
+        has_moved
+    }
+
+    fn order_step(
+        &mut self,
+        intent: &SnapshotIntent,
+        step: VolumeStep,
+        places: Vec<Place>,
+        cx: &mut Ctx<Self>,
+    ) {
+        let state = self.snapshots.entry(intent.snapshot).or_default();
+        let mut volumes = Vec::with_capacity(places.len());
+        for place in places {
+            let volume = place.key.volume;
+            state.progress.insert(volume, Progress::Running);
+            let storage_name = intent.volumes.get(&volume).map(|meta| meta.storage_name.clone());
+            let safety_name = intent.safety_names.get(&volume).cloned();
+            volumes.push(StepVolume { place, storage_name: storage_name.unwrap_or_default(), safety_name });
+        }
+        cx.job(VolumeJob::Step(StepOrder {
+            snapshot: intent.snapshot,
+            operation: intent.operation,
+            step,
+            volumes,
+            redo: state.redo,
+        }));
+    }
+
+    /// Where a step finds its volume.
+    fn reach(&self, volume: VolumeId, meta: &RecordedMeta, step: VolumeStep, cx: &Ctx<Self>) -> Reach {
+        let key = VolumeKey { volume, generation: meta.generation };
         let row = cx.get::<VolumeRecord>(&key).filter(|row| row.stage != VolumeStage::Destroying);
         match row {
-            Some(row) => {
-                let state = self.snapshots.entry(intent.snapshot).or_default();
-                state.progress.insert(*volume, Progress::Running);
-                cx.job(VolumeJob::Step(StepOrder {
-                    snapshot: intent.snapshot,
-                    operation: intent.operation,
-                    step,
-                    place: Place::of(&row),
-                    storage_name: meta.storage_name.clone(),
-                    safety_name: intent.safety_names.get(volume).cloned(),
-                    redo: state.redo,
-                }));
-                true
-            }
+            Some(row) => Reach::Place(Place::of(&row)),
             // Its row was lost, and it is there: the step waits until it is taken in again.
-            None if self.is_being_adopted(&key) => true,
+            None if self.is_being_adopted(&key) => Reach::Wait,
             // What cannot be read is not back where it was.
-            None if step == VolumeStep::ApplySafety && self.strays.contains_key(&key) => true,
+            None if step == VolumeStep::ApplySafety && self.strays.contains_key(&key) => Reach::Wait,
             // The snapshot went with its volume; and what is not there needs nothing put back.
-            None if !step.is_forward() => {
-                let state = self.snapshots.entry(intent.snapshot).or_default();
-                state.progress.insert(*volume, Progress::Done);
-                false
-            }
+            None if !step.is_forward() => Reach::Nothing,
             None => {
-                let error = ErrorReport::new(format!("volume {key} is missing"), cx.now())
-                    .about(EntityKind::Volume, volume);
-                let state = self.snapshots.entry(intent.snapshot).or_default();
-                state.progress.insert(*volume, Progress::Failed { error, tries: 1, permanent: true });
-                false
+                let error = ErrorReport::new(format!("volume {key} is missing"), cx.now());
+                Reach::Missing(error.about(EntityKind::Volume, volume))
             }
         }
     }
 
     pub(super) fn stepped(
         &mut self,
-        snapshot: SnapshotId,
-        operation: OperationNumber,
+        (snapshot, operation): (SnapshotId, OperationNumber),
         step: VolumeStep,
-        volume: VolumeId,
-        result: Result<Option<SnapshotMeta>, Failure>,
+        volumes: &[VolumeId],
+        result: Result<BTreeMap<VolumeId, SnapshotMeta>, StepFailure>,
         cx: &mut Ctx<Self>,
     ) {
         let Some(intent) = cx.get::<SnapshotIntent>(&snapshot) else { return };
         let Some(state) = self.snapshots.get_mut(&snapshot) else { return };
-        if intent.operation != operation || steps::volume_step(&intent) != step {
+        let is_of_stage = |volume: &VolumeId| {
+            intent.volumes.get(volume).is_some_and(|meta| steps::volume_step(&intent, meta) == Some(step))
+        };
+        if intent.operation != operation || !volumes.iter().all(is_of_stage) {
             return;
         }
         match result {
             Ok(cut) => {
-                if let Some(meta) = cut.filter(|_| step == VolumeStep::CutSnapshot) {
-                    state.cut.insert(volume, meta);
+                if step == VolumeStep::CutSnapshot {
+                    state.cut.extend(cut);
                 }
-                state.progress.insert(volume, Progress::Done);
-                state.tries.remove(&volume);
+                for volume in volumes {
+                    state.progress.insert(*volume, Progress::Done);
+                    state.tries.remove(volume);
+                }
             }
-            Err(failure) => {
-                let tries = state.tries.entry(volume).or_default();
-                *tries += 1;
+            Err(StepFailure { volume: named, failure }) => {
                 // It may have stopped half-way, and leave behind what a crash would ([003] J4).
                 state.redo = true;
-                let (tries, permanent) = (*tries, failure.is_permanent());
-                let error = failure.report(cx.now()).about(EntityKind::Volume, volume);
+                let permanent = failure.is_permanent();
+                let about: &[VolumeId] = named.as_ref().map_or(volumes, std::slice::from_ref);
+                let report = failure.report(cx.now());
+                let error =
+                    about.iter().fold(report, |report, volume| report.about(EntityKind::Volume, volume));
+                let mut most_tries = 0;
+                for volume in volumes {
+                    let tries = state.tries.entry(*volume).or_default();
+                    *tries += 1;
+                    most_tries = most_tries.max(*tries);
+                    let (error, tries) = (error.clone(), *tries);
+                    state.progress.insert(*volume, Progress::Failed { error, tries, permanent });
+                }
                 let error_text = &error.summary;
-                tracing::warn!(%snapshot, %volume, step = step.name(), tries, error = error_text, "step failed");
-                state.progress.insert(volume, Progress::Failed { error, tries, permanent });
-                again_after(cx, Again::Step(snapshot, volume), tries);
+                tracing::warn!(%snapshot, step = step.name(), tries = most_tries, error = error_text, "step failed");
+                // One timer wakes a group.
+                if let Some(first) = volumes.first() {
+                    again_after(cx, Again::Step(snapshot, *first), most_tries);
+                }
             }
         }
     }
 
-    pub(super) fn step_due(&mut self, snapshot: SnapshotId, volume: VolumeId) {
-        let progress = self.snapshots.get_mut(&snapshot).and_then(|state| state.progress.get_mut(&volume));
-        if let Some(progress @ Progress::Failed { .. }) = progress {
-            *progress = Progress::Due;
+    /// Volumes that act as a group are due together.
+    pub(super) fn step_due(&mut self, snapshot: SnapshotId, volume: VolumeId, cx: &Ctx<Self>) {
+        let Some(state) = self.snapshots.get_mut(&snapshot) else { return };
+        let intent = cx.get::<SnapshotIntent>(&snapshot);
+        let grouped = |volume: &VolumeId| {
+            let meta = intent.as_ref().and_then(|intent| intent.volumes.get(volume));
+            meta.is_some_and(steps::is_grouped)
+        };
+        let with_group = grouped(&volume);
+        for (one, progress) in &mut state.progress {
+            let is_due = *one == volume || (with_group && grouped(one));
+            if is_due && matches!(progress, Progress::Failed { .. }) {
+                *progress = Progress::Due;
+            }
         }
     }
 

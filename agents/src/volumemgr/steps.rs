@@ -4,12 +4,18 @@
 //!   Create     Preparing ──all cut──────────────────────────────▶ record, answer
 //!              Preparing ──one failed──▶ Undoing ──all removed──▶ answer with the failure            [003] B5
 //!
-//!   Rollback   Preparing ──all safe──▶ Applying ──all applied──▶ CleaningUp ──all dropped──▶ answer
-//!                  │                      └─one failed─▶ Undoing ──all back──▶ CleaningUp ─▶ answer with the failure
+//!   Rollback   Preparing ──all safe──▶ Applying ──all applied──▶ Committing ──group reverted──▶ CleaningUp
+//!                  │                      │                          │                    └─all dropped──▶ answer
+//!                  │                      └─one failed─▶ Undoing ◀───┴─failed
+//!                  │                                        └─all back──▶ CleaningUp ──▶ answer with the failure
 //!                  └──one failed──▶ CleaningUp ──▶ answer with the failure                           [003] C6
 //!
 //!   Delete     CleaningUp ──all gone──▶ un-publish                                                   [003] D2
 //! ```
+//!
+//! Volumes of a backend with group verbs (ZFS) act as one: one job, one step of storage, all or none ([003] K2). A rollback
+//! reverts them last and needs no safety snapshots of them: either that step has happened, and then everything has, or it has
+//! not, and the others go back. A stage in which no volume has anything done to it is passed over.
 //!
 //! The answer to a rollback is kept (`Answered`) until something else is asked for: the one who asked may die before he
 //! has written it down, and asks again. What was reverted must not be tried again then, and fail.
@@ -25,10 +31,15 @@
 
 use std::collections::BTreeMap;
 
-use holdfast_types::{ErrorReport, IntentStage, SnapshotAction, SnapshotIntent, VolumeId};
+use holdfast_types::{ErrorReport, IntentStage, RecordedMeta, SnapshotAction, SnapshotIntent, VolumeId};
+use holdfast_volumehandlers::zvol;
 
 /// The handler name of a volume that is recorded as unchanged ([003] B3).
 pub const READ_ONLY: &str = "read-only";
+
+/// A rollback's stages in their order, while nothing fails.
+const ROLLBACK_STAGES: [IntentStage; 4] =
+    [IntentStage::Preparing, IntentStage::Applying, IntentStage::Committing, IntentStage::CleaningUp];
 
 /// Tries of a forward step before it counts as failed for good.
 pub const FORWARD_TRIES: u32 = 3;
@@ -103,34 +114,66 @@ pub enum Next {
     Answer { leftover: ErrorReport },
 }
 
-/// The step of this intent's stage on each of its volumes.
-pub fn volume_step(intent: &SnapshotIntent) -> VolumeStep {
-    match (intent.action, intent.stage) {
-        (SnapshotAction::Create, IntentStage::Preparing) => VolumeStep::CutSnapshot,
-        (SnapshotAction::Create, _) => VolumeStep::DropSnapshot,
-        (SnapshotAction::Rollback, IntentStage::Preparing) => VolumeStep::CutSafety,
-        (SnapshotAction::Rollback, IntentStage::Applying) => VolumeStep::ApplySnapshot,
-        (SnapshotAction::Rollback, IntentStage::Undoing) => VolumeStep::ApplySafety,
-        (SnapshotAction::Rollback, IntentStage::CleaningUp | IntentStage::Answered) => VolumeStep::DropSafety,
-        (SnapshotAction::Delete | SnapshotAction::Unspecified, _) => VolumeStep::DeleteAll,
+/// What this intent's stage does to a volume; nothing to a read-only one, and nothing where another stage is its turn.
+pub fn volume_step(intent: &SnapshotIntent, meta: &RecordedMeta) -> Option<VolumeStep> {
+    step_in(intent.stage, intent.action, meta)
+}
+
+fn step_in(stage: IntentStage, action: SnapshotAction, meta: &RecordedMeta) -> Option<VolumeStep> {
+    if meta.handler == READ_ONLY {
+        return None;
+    }
+    match (action, stage) {
+        (SnapshotAction::Create, IntentStage::Preparing) => Some(VolumeStep::CutSnapshot),
+        (SnapshotAction::Create, _) => Some(VolumeStep::DropSnapshot),
+        (SnapshotAction::Rollback, _) if is_grouped(meta) => {
+            (stage == IntentStage::Committing).then_some(VolumeStep::ApplySnapshot)
+        }
+        (SnapshotAction::Rollback, IntentStage::Preparing) => Some(VolumeStep::CutSafety),
+        (SnapshotAction::Rollback, IntentStage::Applying) => Some(VolumeStep::ApplySnapshot),
+        (SnapshotAction::Rollback, IntentStage::Committing) => None,
+        (SnapshotAction::Rollback, IntentStage::Undoing) => Some(VolumeStep::ApplySafety),
+        (SnapshotAction::Rollback, IntentStage::CleaningUp | IntentStage::Answered) => {
+            Some(VolumeStep::DropSafety)
+        }
+        (SnapshotAction::Delete | SnapshotAction::Unspecified, _) => Some(VolumeStep::DeleteAll),
     }
 }
 
-/// The volumes that have something done to them: a read-only one has not.
-pub fn writable_volumes(intent: &SnapshotIntent) -> impl Iterator<Item = VolumeId> + '_ {
-    intent.volumes.iter().filter(|(_, meta)| meta.handler != READ_ONLY).map(|(volume, _)| *volume)
+/// True for a volume whose backend does a step on all volumes at once.
+pub fn is_grouped(meta: &RecordedMeta) -> bool {
+    meta.handler == zvol::NAME
+}
+
+/// Where an intent begins: with the first stage that has something to do.
+pub fn first_stage(intent: &SnapshotIntent) -> IntentStage {
+    match intent.action {
+        SnapshotAction::Rollback => next_busy(intent, &ROLLBACK_STAGES).unwrap_or(IntentStage::Preparing),
+        _ => intent.stage,
+    }
+}
+
+fn next_busy(intent: &SnapshotIntent, stages: &[IntentStage]) -> Option<IntentStage> {
+    let is_busy = |stage: &IntentStage| {
+        intent.volumes.values().any(|meta| step_in(*stage, intent.action, meta).is_some())
+    };
+    stages.iter().copied().find(is_busy)
 }
 
 /// Decides. `progress` holds what the volumes said in this stage; a volume that is not in it is due.
 pub fn next(intent: &SnapshotIntent, progress: &BTreeMap<VolumeId, Progress>) -> Next {
-    let step = volume_step(intent);
     let of = |volume: &VolumeId| progress.get(volume).unwrap_or(&Progress::Due);
-    let volumes: Vec<VolumeId> = writable_volumes(intent).collect();
+    let steps: BTreeMap<VolumeId, VolumeStep> = intent
+        .volumes
+        .iter()
+        .filter_map(|(volume, meta)| Some((*volume, volume_step(intent, meta)?)))
+        .collect();
+    let volumes: Vec<VolumeId> = steps.keys().copied().collect();
 
     if volumes.iter().all(|volume| *of(volume) == Progress::Done) {
         return after_all_done(intent);
     }
-    if let Some(failure) = volumes.iter().find_map(|volume| failed_for_good(step, of(volume))) {
+    if let Some(failure) = steps.iter().find_map(|(volume, step)| failed_for_good(*step, of(volume))) {
         return match volumes.iter().any(|volume| *of(volume) == Progress::Running) {
             true => Next::Wait,
             false => give_up(intent, failure),
@@ -140,20 +183,24 @@ pub fn next(intent: &SnapshotIntent, progress: &BTreeMap<VolumeId, Progress>) ->
     if !due.is_empty() {
         return Next::Start(due);
     }
-    match leftover(step, volumes.iter().map(of)) {
+    match leftover(steps.iter().map(|(volume, step)| (*step, of(volume)))) {
         Some(leftover) => Next::Answer { leftover },
         None => Next::Wait,
     }
 }
 
 fn after_all_done(intent: &SnapshotIntent) -> Next {
-    let enter = |stage| Next::Enter { stage, failure: intent.failure.clone() };
-    match (intent.action, intent.stage) {
-        (SnapshotAction::Rollback, IntentStage::Preparing) => enter(IntentStage::Applying),
-        (SnapshotAction::Rollback, IntentStage::Applying | IntentStage::Undoing) => {
-            enter(IntentStage::CleaningUp)
+    let later: &[IntentStage] = match (intent.action, intent.stage) {
+        (SnapshotAction::Rollback, IntentStage::Undoing) => &[IntentStage::CleaningUp],
+        (SnapshotAction::Rollback, stage) => {
+            let at = ROLLBACK_STAGES.iter().position(|one| *one == stage);
+            at.map_or(&[], |at| &ROLLBACK_STAGES[at + 1..])
         }
-        _ => Next::Finish,
+        _ => &[],
+    };
+    match next_busy(intent, later) {
+        Some(stage) => Next::Enter { stage, failure: intent.failure.clone() },
+        None => Next::Finish,
     }
 }
 
@@ -178,13 +225,10 @@ fn failed_for_good(step: VolumeStep, progress: &Progress) -> Option<ErrorReport>
 }
 
 /// The first error left, once every volume is done or has been tried often enough.
-fn leftover<'a>(step: VolumeStep, mut all: impl Iterator<Item = &'a Progress>) -> Option<ErrorReport> {
-    if !step.is_tidying() {
-        return None;
-    }
-    all.try_fold(None, |first: Option<ErrorReport>, progress| match progress {
+fn leftover<'a>(mut all: impl Iterator<Item = (VolumeStep, &'a Progress)>) -> Option<ErrorReport> {
+    all.try_fold(None, |first: Option<ErrorReport>, (step, progress)| match progress {
         Progress::Done => Ok(first),
-        Progress::Failed { error, tries, .. } if *tries >= TIDY_TRIES => {
+        Progress::Failed { error, tries, .. } if step.is_tidying() && *tries >= TIDY_TRIES => {
             Ok(first.or_else(|| Some(error.clone())))
         }
         _ => Err(()),
@@ -296,5 +340,66 @@ mod tests {
         assert_eq!(next(&create, &BTreeMap::new()), Next::Start(vec![volume(2)]));
         create.volumes.get_mut(&volume(2)).expect("volume 2").handler = READ_ONLY.into();
         assert_eq!(next(&create, &BTreeMap::new()), Next::Finish);
+    }
+
+    /// Volume 1 is an image, 2 and 3 are ZFS volumes.
+    fn mixed(action: SnapshotAction, stage: IntentStage) -> SnapshotIntent {
+        let mut intent = intent(action, stage, &[1, 2, 3]);
+        for grouped in [2, 3] {
+            intent.volumes.get_mut(&volume(grouped)).expect("a volume").handler = zvol::NAME.into();
+        }
+        intent
+    }
+
+    /// [003] K2: the group is reverted when all others have been, so that its one step decides.
+    #[test]
+    fn a_group_is_reverted_last_and_needs_no_safety_snapshots() {
+        use IntentStage::{Applying, CleaningUp, Committing, Preparing};
+        let rollback = |stage| mixed(SnapshotAction::Rollback, stage);
+        assert_eq!(next(&rollback(Preparing), &done(&[])), Next::Start(vec![volume(1)]));
+        assert_eq!(entered(next(&rollback(Preparing), &done(&[1]))), (Applying, false));
+        assert_eq!(next(&rollback(Applying), &done(&[])), Next::Start(vec![volume(1)]));
+        assert_eq!(entered(next(&rollback(Applying), &done(&[1]))), (Committing, false));
+        assert_eq!(next(&rollback(Committing), &done(&[])), Next::Start(vec![volume(2), volume(3)]));
+        assert_eq!(entered(next(&rollback(Committing), &done(&[2, 3]))), (CleaningUp, false));
+        assert_eq!(next(&rollback(CleaningUp), &done(&[])), Next::Start(vec![volume(1)]));
+        assert_eq!(next(&rollback(CleaningUp), &done(&[1])), Next::Finish);
+    }
+
+    #[test]
+    fn a_group_that_cannot_be_reverted_turns_the_others_back_and_is_not_touched() {
+        use IntentStage::{CleaningUp, Committing, Undoing};
+        let mut progress = BTreeMap::from([(volume(2), failed(1, true)), (volume(3), failed(1, true))]);
+        let committing = mixed(SnapshotAction::Rollback, Committing);
+        assert_eq!(entered(next(&committing, &progress)), (Undoing, true));
+        let undoing = mixed(SnapshotAction::Rollback, Undoing);
+        progress.clear();
+        assert_eq!(next(&undoing, &progress), Next::Start(vec![volume(1)]));
+        assert_eq!(entered(next(&undoing, &done(&[1]))), (CleaningUp, false));
+    }
+
+    #[test]
+    fn stages_with_nothing_to_do_are_passed_over() {
+        let mut rollback = mixed(SnapshotAction::Rollback, IntentStage::Preparing);
+        assert_eq!(first_stage(&rollback), IntentStage::Preparing);
+        rollback.volumes.remove(&volume(1));
+        assert_eq!(first_stage(&rollback), IntentStage::Committing);
+        rollback.stage = IntentStage::Committing;
+        assert_eq!(next(&rollback, &done(&[2, 3])), Next::Finish);
+        rollback.stage = IntentStage::Undoing;
+        assert_eq!(next(&rollback, &done(&[])), Next::Finish);
+    }
+
+    #[test]
+    fn a_group_is_cut_and_deleted_with_the_others() {
+        let all = vec![volume(1), volume(2), volume(3)];
+        for (action, stage) in [
+            (SnapshotAction::Create, IntentStage::Preparing),
+            (SnapshotAction::Create, IntentStage::Undoing),
+            (SnapshotAction::Delete, IntentStage::CleaningUp),
+        ] {
+            assert_eq!(next(&mixed(action, stage), &done(&[])), Next::Start(all.clone()), "{action:?}");
+            assert_eq!(next(&mixed(action, stage), &done(&[1, 2, 3])), Next::Finish, "{action:?}");
+        }
     }
 }

@@ -2,13 +2,13 @@
 //!
 //! A failure is a value in the job's event, with its words and whether time alone may help.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::path::Path;
 
-use holdfast_types::{ContentTreeId, VolumeKey, error_chain};
+use holdfast_types::{ContentTreeId, SnapshotId, VolumeId, VolumeKey, error_chain};
 use holdfast_volumehandlers::{
-    Action, HandlerCx, Preflight, SnapshotMeta, SnapshotName, ToolError, VolumeError, VolumeFacts,
-    VolumeHandler, VolumeSpec,
+    Action, GroupMember, HandlerCx, Preflight, SnapshotMeta, SnapshotName, ToolError, VolumeError,
+    VolumeFacts, VolumeGroup, VolumeHandler, VolumeSpec,
 };
 
 use crate::runtime::JobContext;
@@ -16,7 +16,7 @@ use crate::runtime::JobContext;
 use super::Event;
 use super::download::{Content, Download, Progress};
 use super::inventory::{self, Look};
-use super::jobs::{Asked, Env, Place, PreflightOrder, StepOrder, VolumeJob};
+use super::jobs::{Asked, Env, Place, PreflightOrder, StepFailure, StepOrder, StepVolume, VolumeJob};
 use super::retry::Failure;
 use super::steps::VolumeStep;
 
@@ -56,9 +56,10 @@ pub fn run(job: VolumeJob, env: &Env, cx: &JobContext<Event>) -> Event {
             Event::Destroyed { key: place.key, result }
         }
         VolumeJob::Step(order) => {
-            let result = on_handler(env, &order.place, |handler| step(handler, &order, cx));
-            let StepOrder { snapshot, operation, step, place, .. } = order;
-            Event::Stepped { snapshot, operation, step, volume: place.key.volume, result }
+            let result = step(&order, env, cx).map_err(|error| step_failure(&order, &error));
+            let StepOrder { snapshot, operation, step, volumes, .. } = order;
+            let volumes = volumes.iter().map(|volume| volume.place.key.volume).collect();
+            Event::Stepped { snapshot, operation, step, volumes, result }
         }
         VolumeJob::Preflight(order) => preflight(order, env),
     }
@@ -103,60 +104,113 @@ fn create(
     })
 }
 
+type Cut = BTreeMap<VolumeId, SnapshotMeta>;
+
 /// One step. All of them may be done again.
-fn step(
-    handler: &dyn VolumeHandler,
-    order: &StepOrder,
-    cx: &JobContext<Event>,
-) -> Result<Option<SnapshotMeta>, VolumeError> {
-    let volume = &order.place.location;
+fn step(order: &StepOrder, env: &Env, cx: &JobContext<Event>) -> Result<Cut, VolumeError> {
+    let Some(StepVolume { place, .. }) = order.volumes.first() else { return Ok(Cut::new()) };
+    let handler = env.registry.handler_for(&place.location, place.format)?;
     with_cx(
         cx,
         |_| (),
-        |handler_cx| {
-            let done = match order.step {
-                VolumeStep::CutSnapshot => {
-                    Some(handler.create_snapshot(volume, &name(order)?, handler_cx)?.into_inner())
+        |handler_cx| match handler.group() {
+            Some(group) => group_step(&*handler, group, order, handler_cx),
+            None => order.volumes.iter().try_fold(Cut::new(), |mut cut, volume| {
+                if let Some(meta) = single_step(&*handler, order, volume, handler_cx)? {
+                    cut.insert(volume.place.key.volume, meta);
                 }
-                VolumeStep::CutSafety => {
-                    Some(handler.create_snapshot(volume, &safety(order)?, handler_cx)?.into_inner())
-                }
-                VolumeStep::ApplySnapshot => {
-                    handler.rollback_to_snapshot(volume, &name(order)?, handler_cx)?;
-                    None
-                }
-                VolumeStep::ApplySafety => {
-                    put_back(handler, order, handler_cx)?;
-                    None
-                }
-                VolumeStep::DropSnapshot => {
-                    handler.delete_snapshot(volume, &name(order)?, handler_cx)?;
-                    None
-                }
-                VolumeStep::DropSafety => {
-                    handler.delete_snapshot(volume, &safety(order)?, handler_cx)?;
-                    None
-                }
-                VolumeStep::DeleteAll => {
-                    delete_all(handler, order, handler_cx)?;
-                    None
-                }
-            };
-            if order.redo {
-                repair(handler, order, handler_cx)?;
-            }
-            Ok(done)
+                Ok(cut)
+            }),
         },
     )
+}
+
+fn single_step(
+    handler: &dyn VolumeHandler,
+    order: &StepOrder,
+    on: &StepVolume,
+    handler_cx: &HandlerCx<'_>,
+) -> Result<Option<SnapshotMeta>, VolumeError> {
+    let volume = &on.place.location;
+    let done = match order.step {
+        VolumeStep::CutSnapshot => {
+            Some(handler.create_snapshot(volume, &name(on)?, handler_cx)?.into_inner())
+        }
+        VolumeStep::CutSafety => {
+            Some(handler.create_snapshot(volume, &safety(on)?, handler_cx)?.into_inner())
+        }
+        VolumeStep::ApplySnapshot => {
+            handler.rollback_to_snapshot(volume, &name(on)?, handler_cx)?;
+            None
+        }
+        VolumeStep::ApplySafety => {
+            put_back(handler, on, handler_cx)?;
+            None
+        }
+        VolumeStep::DropSnapshot => {
+            handler.delete_snapshot(volume, &name(on)?, handler_cx)?;
+            None
+        }
+        VolumeStep::DropSafety => {
+            handler.delete_snapshot(volume, &safety(on)?, handler_cx)?;
+            None
+        }
+        VolumeStep::DeleteAll => {
+            delete_all(handler, order.snapshot, on, handler_cx)?;
+            None
+        }
+    };
+    if order.redo {
+        repair(handler, order.step, &on.place, handler_cx)?;
+    }
+    Ok(done)
+}
+
+/// The step on all volumes at once. Nothing of it can be half done, so there is nothing to repair.
+fn group_step(
+    handler: &dyn VolumeHandler,
+    group: &dyn VolumeGroup,
+    order: &StepOrder,
+    handler_cx: &HandlerCx<'_>,
+) -> Result<Cut, VolumeError> {
+    let member = |on: &StepVolume, name| GroupMember { volume: on.place.location.clone(), name };
+    let members = order.volumes.iter().map(|on| Ok(member(on, name(on)?)));
+    let mut members = members.collect::<Result<Vec<_>, VolumeError>>()?;
+    match order.step {
+        VolumeStep::CutSnapshot => {
+            let metas = group.create_snapshots(&members, handler_cx)?.into_inner();
+            let volumes = order.volumes.iter().map(|on| on.place.key.volume);
+            return Ok(volumes.zip(metas).collect());
+        }
+        VolumeStep::ApplySnapshot => {
+            // The operation's own: asked again after a crash, storage tells whether it has happened.
+            let token = format!("{}-op{}", order.snapshot, order.operation);
+            group.rollback_to_snapshots(&members, &token, handler_cx)?;
+        }
+        VolumeStep::DropSnapshot => drop(group.delete_snapshots(&members, handler_cx)?),
+        VolumeStep::DeleteAll => {
+            for on in &order.volumes {
+                for found in left_of(handler, order.snapshot, &on.place.location)? {
+                    members.push(member(on, found));
+                }
+            }
+            members.sort();
+            members.dedup();
+            group.delete_snapshots(&members, handler_cx)?;
+        }
+        // A group needs no safety snapshots.
+        VolumeStep::CutSafety | VolumeStep::ApplySafety | VolumeStep::DropSafety => {}
+    }
+    Ok(Cut::new())
 }
 
 /// Without its safety snapshot the volume is back already: it is dropped only when all are.
 fn put_back(
     handler: &dyn VolumeHandler,
-    order: &StepOrder,
+    on: &StepVolume,
     handler_cx: &HandlerCx<'_>,
 ) -> Result<(), VolumeError> {
-    match handler.rollback_to_snapshot(&order.place.location, &safety(order)?, handler_cx) {
+    match handler.rollback_to_snapshot(&on.place.location, &safety(on)?, handler_cx) {
         Ok(_) | Err(VolumeError::NoSuchSnapshot { .. }) => Ok(()),
         Err(error) => Err(error),
     }
@@ -165,43 +219,60 @@ fn put_back(
 /// The snapshot, its safety snapshot, and whatever else this node named after it.
 fn delete_all(
     handler: &dyn VolumeHandler,
-    order: &StepOrder,
+    snapshot: SnapshotId,
+    on: &StepVolume,
     handler_cx: &HandlerCx<'_>,
 ) -> Result<(), VolumeError> {
-    let volume = &order.place.location;
-    handler.delete_snapshot(volume, &name(order)?, handler_cx)?;
-    if order.safety_name.is_some() {
-        handler.delete_snapshot(volume, &safety(order)?, handler_cx)?;
+    let volume = &on.place.location;
+    handler.delete_snapshot(volume, &name(on)?, handler_cx)?;
+    if on.safety_name.is_some() {
+        handler.delete_snapshot(volume, &safety(on)?, handler_cx)?;
     }
-    let left = match handler.list_snapshots(volume) {
-        Err(VolumeError::Missing { .. }) => Vec::new(),
-        left => left?,
-    };
-    for found in left.iter().filter(|found| inventory::is_of(&found.name, order.snapshot)) {
-        handler.delete_snapshot(volume, &parsed(volume, &found.name)?, handler_cx)?;
+    for left in left_of(handler, snapshot, volume)? {
+        handler.delete_snapshot(volume, &left, handler_cx)?;
     }
     Ok(())
 }
 
+/// What storage still has that this node named after the snapshot.
+fn left_of(
+    handler: &dyn VolumeHandler,
+    snapshot: SnapshotId,
+    volume: &Path,
+) -> Result<Vec<SnapshotName>, VolumeError> {
+    let left = match handler.list_snapshots(volume) {
+        Err(VolumeError::Missing { .. }) => Vec::new(),
+        left => left?,
+    };
+    let ours = left.iter().filter(|found| inventory::is_of(&found.name, snapshot));
+    ours.map(|found| parsed(volume, &found.name)).collect()
+}
+
 fn repair(
     handler: &dyn VolumeHandler,
-    order: &StepOrder,
+    step: VolumeStep,
+    place: &Place,
     handler_cx: &HandlerCx<'_>,
 ) -> Result<(), VolumeError> {
-    match handler.repair(&order.place.location, handler_cx) {
+    match handler.repair(&place.location, handler_cx) {
         Ok(repaired) if repaired.is_changed() => {
-            let volume = order.place.key;
+            let volume = place.key;
             tracing::warn!(%volume, repaired = ?repaired.into_inner(), "repaired after an interrupted step");
             Ok(())
         }
         Ok(_) | Err(VolumeError::Missing { .. }) => Ok(()),
         // What is damaged for good keeps nothing from being tidied.
-        Err(error) if !order.step.is_forward() && !error.is_transient() => {
-            tracing::warn!(volume = %order.place.key, error = error_chain(&error), "not repaired");
+        Err(error) if !step.is_forward() && !error.is_transient() => {
+            tracing::warn!(volume = %place.key, error = error_chain(&error), "not repaired");
             Ok(())
         }
         Err(error) => Err(error),
     }
+}
+
+fn step_failure(order: &StepOrder, error: &VolumeError) -> StepFailure {
+    let named = order.volumes.iter().find(|on| on.place.location == error.volume());
+    StepFailure { volume: named.map(|on| on.place.key.volume), failure: failure(error) }
 }
 
 fn preflight(order: PreflightOrder, env: &Env) -> Event {
@@ -217,9 +288,11 @@ fn preflight(order: PreflightOrder, env: &Env) -> Event {
 fn ask(handler: &dyn VolumeHandler, volume: &Path, asked: &Asked) -> Result<(), VolumeError> {
     let action = match asked {
         Asked::Create => Action::CreateSnapshot,
-        Asked::Rollback { storage_name } => {
-            Action::Rollback { to: parsed(volume, storage_name)?, leaving: BTreeSet::new() }
-        }
+        Asked::Rollback { storage_name, leaving } => Action::Rollback {
+            to: parsed(volume, storage_name)?,
+            // What no name can be made of was never taken for one of ours.
+            leaving: leaving.iter().filter_map(|name| SnapshotName::parse(name).ok()).collect(),
+        },
         Asked::Present => return handler.facts(volume).map(drop),
     };
     let quiet = Preflight { action, guest_may_run: false };
@@ -232,12 +305,12 @@ fn ask(handler: &dyn VolumeHandler, volume: &Path, asked: &Asked) -> Result<(), 
     }
 }
 
-fn name(order: &StepOrder) -> Result<SnapshotName, VolumeError> {
-    parsed(&order.place.location, &order.storage_name)
+fn name(on: &StepVolume) -> Result<SnapshotName, VolumeError> {
+    parsed(&on.place.location, &on.storage_name)
 }
 
-fn safety(order: &StepOrder) -> Result<SnapshotName, VolumeError> {
-    parsed(&order.place.location, order.safety_name.as_deref().unwrap_or_default())
+fn safety(on: &StepVolume) -> Result<SnapshotName, VolumeError> {
+    parsed(&on.place.location, on.safety_name.as_deref().unwrap_or_default())
 }
 
 fn parsed(volume: &Path, name: &str) -> Result<SnapshotName, VolumeError> {

@@ -6,8 +6,8 @@ use std::collections::BTreeSet;
 
 use holdfast_types::{
     AppInstanceConfig, AppInstanceState, DiskConfig, DomainConfig, Operation, OperationNumber, Phase,
-    SnapshotAction, SnapshotId, SnapshotInstanceStatus, SnapshotPreflightConfig, SnapshotState, VolumeKey,
-    VolumeRefKey, VolumeRefStatus, VolumesSnapshotConfig,
+    SnapshotAction, SnapshotEntry, SnapshotId, SnapshotInstanceStatus, SnapshotPreflightConfig,
+    SnapshotState, VolumeKey, VolumeRefKey, VolumeRefStatus, VolumesSnapshotConfig,
 };
 
 use super::machine::{Facts, Guest, checked_snapshots};
@@ -100,12 +100,16 @@ pub fn preflights(state: &AppInstanceState) -> Vec<SnapshotPreflightConfig> {
         return Vec::new();
     }
     let action = if operation.rollback.is_some() { SnapshotAction::Rollback } else { SnapshotAction::Create };
+    let is_leaving = |entry: &SnapshotEntry| matches!(entry.state, SnapshotState::Deleting { .. });
+    let leaving = state.snapshots.iter().filter(|(_, entry)| is_leaving(entry)).map(|(id, _)| *id);
+    let leaving: Vec<SnapshotId> = leaving.collect();
     let question = |snapshot| SnapshotPreflightConfig {
         snapshot,
         app: state.app,
         action,
         volumes: operation.volumes.clone(),
         operation: operation.number,
+        leaving: leaving.clone(),
     };
     checked_snapshots(operation).into_iter().map(question).collect()
 }

@@ -22,3 +22,6 @@ pub use detect::{DetectError, detect};
 #[cfg(feature = "libzetta")]
 pub use libzetta::LibzettaZfs;
 pub use zfs::{Dataset, Zfs, ZfsError};
+
+/// The handler's name in records.
+pub const NAME: &str = "zvol";

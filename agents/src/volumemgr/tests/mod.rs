@@ -265,5 +265,5 @@ pub(super) fn passing() -> ToolError {
 }
 
 pub(super) fn is_step(step: super::steps::VolumeStep, n: u8) -> impl Fn(&VolumeJob) -> bool {
-    move |job| matches!(job, VolumeJob::Step(order) if order.step == step && order.place.key.volume == volume(n))
+    move |job| matches!(job, VolumeJob::Step(order) if order.step == step && order.volumes[0].place.key.volume == volume(n))
 }

@@ -111,6 +111,7 @@ fn a_writable_raw_volume_is_refused_by_name_and_nothing_is_left() {
         action: Create,
         volumes: both(),
         operation: OperationNumber(1),
+        leaving: Vec::new(),
     });
     node.settle();
     let preflight: SnapshotPreflightStatus = node.bench.row(&snapshot(1)).expect("an answer");
@@ -159,7 +160,7 @@ fn if_a_volume_cannot_be_reverted_every_volume_is_where_it_was() {
     for _ in 0..4 {
         node.bench.publish(request(Rollback, 2, &both()));
         while let Some(VolumeJob::Step(order)) = node.bench.jobs().first() {
-            if order.step == VolumeStep::ApplySnapshot && order.place.key == key(2, 0) {
+            if order.step == VolumeStep::ApplySnapshot && order.volumes[0].place.key == key(2, 0) {
                 node.tool.fail_next(Verb::SnapshotApply, passing());
             }
             node.bench.run_job(|_: &VolumeJob| true);
@@ -418,6 +419,7 @@ fn a_preflight_names_every_volume_that_refuses_and_touches_nothing() {
         action,
         volumes: both(),
         operation: OperationNumber(operation),
+        leaving: Vec::new(),
     };
     let guest = node.hold(key(1, 0));
     node.bench.publish(ask(Rollback, 2));
