@@ -8,6 +8,8 @@ use holdfast_persist::disk::is_no_space;
 use holdfast_types::volume::Format;
 
 use crate::name::InvalidName;
+use crate::zvol::in_the_way::{self, Blocker};
+use crate::zvol::{Dataset, ZfsError};
 
 /// A step on one volume that did not happen, or did not happen wholly; every step can be called again.
 #[derive(Debug, thiserror::Error)]
@@ -22,6 +24,37 @@ pub enum VolumeError {
     /// Another process has the image open.
     #[error("volume {} is in use by another process", volume.display())]
     Locked { volume: PathBuf },
+
+    /// Somebody has the device open, or has mounted it.
+    #[error("volume {} is in use by {user}", volume.display())]
+    InUse { volume: PathBuf, user: String },
+
+    /// [000] L5: everything in the way, by kind.
+    #[error(
+        "volume {} cannot be rolled back to snapshot {snapshot}: {}",
+        volume.display(),
+        in_the_way::told(blockers)
+    )]
+    Blocked { volume: PathBuf, snapshot: String, blockers: Vec<Blocker> },
+
+    /// [003] K5: storage does not let it go.
+    #[error(
+        "volume {}: snapshot {snapshot} cannot be destroyed: held by [{}], cloned as [{}]",
+        volume.display(),
+        holds.join(", "),
+        clones.join(", ")
+    )]
+    Kept { volume: PathBuf, snapshot: String, holds: Vec<String>, clones: Vec<String> },
+
+    #[error(
+        "volume {} has snapshots that were not made by this node, and stays with them: {}",
+        volume.display(),
+        names.join(", ")
+    )]
+    ForeignSnapshots { volume: PathBuf, names: Vec<String> },
+
+    #[error("volume {}: {step} failed", volume.display())]
+    Zfs { volume: PathBuf, step: &'static str, source: Box<ZfsError> },
 
     #[error("volume {} is damaged: {reason}", volume.display())]
     Corrupt { volume: PathBuf, reason: String },
@@ -130,6 +163,22 @@ impl VolumeError {
         }
     }
 
+    /// ZFS's error during a step on this volume, as what it means for the volume.
+    pub fn from_zfs(volume: &Path, step: &'static str, error: ZfsError) -> Self {
+        let is_it = |object: &str| Dataset::of_device(volume).is_ok_and(|dataset| dataset.as_str() == object);
+        let volume = volume.to_path_buf();
+        match error {
+            ZfsError::Missing { object } if is_it(&object) => VolumeError::Missing { volume },
+            ZfsError::Busy { user, .. } => VolumeError::InUse { volume, user },
+            ZfsError::NoSpace { .. } => VolumeError::OutOfSpace { volume, step },
+            ZfsError::Cancelled => VolumeError::Cancelled { volume, step },
+            ZfsError::TimedOut { seconds } => {
+                VolumeError::TimedOut { volume, step, limit: Duration::from_secs(seconds) }
+            }
+            source => VolumeError::Zfs { volume, step, source: Box::new(source) },
+        }
+    }
+
     /// A file call's error during a step on this volume.
     pub fn from_io(volume: &Path, step: &'static str, source: io::Error) -> Self {
         let volume = volume.to_path_buf();
@@ -146,6 +195,11 @@ impl VolumeError {
             VolumeError::Unsupported { volume, .. }
             | VolumeError::Missing { volume }
             | VolumeError::Locked { volume }
+            | VolumeError::InUse { volume, .. }
+            | VolumeError::Blocked { volume, .. }
+            | VolumeError::Kept { volume, .. }
+            | VolumeError::ForeignSnapshots { volume, .. }
+            | VolumeError::Zfs { volume, .. }
             | VolumeError::Corrupt { volume, .. }
             | VolumeError::Unusable { image: volume, .. }
             | VolumeError::TooSmall { volume, .. }
@@ -167,6 +221,10 @@ impl VolumeError {
     pub fn is_transient(&self) -> bool {
         match self {
             VolumeError::Locked { .. }
+            | VolumeError::InUse { .. }
+            // Somebody else can take these away.
+            | VolumeError::Kept { .. }
+            | VolumeError::ForeignSnapshots { .. }
             | VolumeError::NoSpace { .. }
             | VolumeError::OutOfSpace { .. }
             | VolumeError::Cancelled { .. }
@@ -177,8 +235,10 @@ impl VolumeError {
             VolumeError::Tool { source, .. } => {
                 matches!(source, ToolError::CannotRun { .. } | ToolError::Failed { .. })
             }
+            VolumeError::Zfs { source, .. } => source.is_transient(),
             VolumeError::Unsupported { .. }
             | VolumeError::Missing { .. }
+            | VolumeError::Blocked { .. }
             | VolumeError::Corrupt { .. }
             | VolumeError::Unusable { .. }
             | VolumeError::TooSmall { .. }

@@ -75,7 +75,7 @@ impl Plan<'_> {
     }
 
     fn build_from(&self, image: &Path, format: Format) -> Result<(), VolumeError> {
-        let source = self.inspect(image, format)?;
+        let source = inspect(self.tool, image, format)?;
         self.refuse_too_small(&source)?;
         self.staging.need_space(&self.spec.location, source.allocated_bytes)?;
         self.staging.build(&self.spec.location, |temporary| {
@@ -87,21 +87,6 @@ impl Plan<'_> {
             }
             self.grow(temporary, &source)
         })
-    }
-
-    fn inspect(&self, image: &Path, format: Format) -> Result<ImageInfo, VolumeError> {
-        let unusable = |reason| VolumeError::Unusable { image: image.to_path_buf(), reason };
-        let source = self.tool.info(image, format, Access::Shared).map_err(|error| match error {
-            ToolError::NotAnImage { stderr } => {
-                unusable(format!("it is not in the format {}: {stderr}", format.name()))
-            }
-            other => VolumeError::from_tool(image, STEP, other),
-        })?;
-        match flaw_of(&source) {
-            Some(reason) => Err(unusable(reason)),
-            None if source.marked_corrupt => Err(unusable("it bears the mark of a damaged image".to_owned())),
-            None => Ok(source),
-        }
     }
 
     /// Checked on the copy: the source may be shared with another volume's creation.
@@ -149,6 +134,22 @@ impl Plan<'_> {
 
     fn step<T>(&self, done: Result<T, ToolError>) -> Result<T, VolumeError> {
         done.map_err(|error| VolumeError::from_tool(&self.spec.location, STEP, error))
+    }
+}
+
+/// What an image says of itself, if it stands on its own and is not damaged.
+pub(crate) fn inspect(tool: &dyn ImageTool, image: &Path, format: Format) -> Result<ImageInfo, VolumeError> {
+    let unusable = |reason| VolumeError::Unusable { image: image.to_path_buf(), reason };
+    let source = tool.info(image, format, Access::Shared).map_err(|error| match error {
+        ToolError::NotAnImage { stderr } => {
+            unusable(format!("it is not in the format {}: {stderr}", format.name()))
+        }
+        other => VolumeError::from_tool(image, STEP, other),
+    })?;
+    match flaw_of(&source) {
+        Some(reason) => Err(unusable(reason)),
+        None if source.marked_corrupt => Err(unusable("it bears the mark of a damaged image".to_owned())),
+        None => Ok(source),
     }
 }
 

@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use holdfast_types::error::Timestamp;
 
 use crate::context::HandlerCx;
-use crate::name::SnapshotName;
+use crate::name::{InvalidName, SnapshotName};
 
 /// Where ZFS has the devices of its volumes.
 pub const DEVICES: &str = "/dev/zvol";
@@ -114,6 +114,22 @@ fn flaw_of(text: &str) -> Option<&'static str> {
 pub struct SnapshotOf {
     pub dataset: Dataset,
     pub name: SnapshotName,
+}
+
+impl SnapshotOf {
+    /// Refuses a name that ZFS would not take.
+    pub fn new(dataset: Dataset, name: SnapshotName) -> Result<Self, InvalidName> {
+        let text = name.as_str();
+        let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.: ".contains(&byte);
+        let reason = if !text.bytes().all(is_allowed) {
+            "it holds a character that ZFS does not allow"
+        } else if dataset.as_str().len() + 1 + text.len() > LONGEST_NAME_BYTES {
+            "together with its volume's it is longer than 255 bytes"
+        } else {
+            return Ok(SnapshotOf { dataset, name });
+        };
+        Err(InvalidName { text: text.to_owned(), reason })
+    }
 }
 
 impl fmt::Display for SnapshotOf {
@@ -265,6 +281,35 @@ pub enum ZfsError {
     TimedOut { seconds: u64 },
 }
 
+impl ZfsError {
+    /// True if the same call may succeed later: a pool comes back, somebody lets go, space comes free.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            ZfsError::NotInstalled { .. }
+            | ZfsError::NotLoaded
+            | ZfsError::NoPool { .. }
+            | ZfsError::Suspended { .. }
+            | ZfsError::ReadOnly { .. }
+            | ZfsError::Busy { .. }
+            | ZfsError::HasSnapshots { .. }
+            | ZfsError::Held { .. }
+            | ZfsError::HasClones { .. }
+            | ZfsError::NoSpace { .. }
+            | ZfsError::Quota { .. }
+            | ZfsError::Failed { .. }
+            | ZfsError::Panicked { .. }
+            | ZfsError::Cancelled
+            | ZfsError::TimedOut { .. } => true,
+            ZfsError::Missing { .. }
+            | ZfsError::Exists { .. }
+            | ZfsError::Newer { .. }
+            | ZfsError::NameTooLong { .. }
+            | ZfsError::BadProperty { .. }
+            | ZfsError::Unreadable { .. } => false,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -280,6 +325,14 @@ mod tests {
         for text in ["persist", "persist/vault/volumes/11111111-2222-3333-4444-555555555555.1", "p/a_b:c"] {
             assert!(Dataset::parse(text).is_ok(), "{text:?}");
         }
+    }
+
+    #[test]
+    fn a_snapshot_that_zfs_could_not_name_is_refused() {
+        let dataset = Dataset::parse("p/v").expect("a name");
+        let of = |text: &str| SnapshotOf::new(dataset.clone(), SnapshotName::parse(text).expect("a name"));
+        assert_eq!(of("holdfast-a").expect("a snapshot").to_string(), "p/v@holdfast-a");
+        assert!(of("a@b").is_err() && of("a/b").is_err() && of(&"x".repeat(252)).is_err());
     }
 
     #[test]
