@@ -19,6 +19,9 @@ use crate::name::SnapshotName;
 use crate::staging::Staging;
 use crate::tool::{Access, ImageTool};
 
+/// The handler's name in records.
+pub const NAME: &str = "file";
+
 /// [`VolumeHandler`] for files whose bytes are the disk's.
 #[derive(Debug, Clone)]
 pub struct FileHandler {
@@ -84,7 +87,7 @@ impl FileHandler {
 
 impl VolumeHandler for FileHandler {
     fn name(&self) -> &'static str {
-        "file"
+        NAME
     }
 
     fn capabilities(&self) -> Capabilities {

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   volumemgr ──▶ registry.rs ──▶ dyn VolumeHandler          handler.rs: the trait and its values
+//!                 placement.rs      ├─ zvol/   ZvolHandler  ──▶ Zfs (zvol/zfs.rs)   ──▶ libzetta, zfs
 //!                                   ├─ qcow2/  Qcow2Handler ──▶ ImageTool (tool.rs) ──▶ qemu-img
 //!                                   └─ file.rs FileHandler                └───────────▶ Disk (holdfast-persist)
 //! ```
@@ -17,6 +18,7 @@ pub mod error;
 pub mod file;
 pub mod handler;
 pub mod name;
+pub mod placement;
 mod process;
 pub mod qcow2;
 pub mod registry;
@@ -32,5 +34,6 @@ pub use handler::{
     SnapshotMeta, Source, VolumeFacts, VolumeGroup, VolumeHandler, VolumeSpec,
 };
 pub use name::SnapshotName;
-pub use registry::{Backing, Registry, stored_format};
+pub use placement::{Placed, Placement, stored_format};
+pub use registry::{Backing, Registry};
 pub use tool::ImageTool;

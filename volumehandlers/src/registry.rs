@@ -1,11 +1,11 @@
 //! Which handler a volume has. The one place to add a backend to.
 //!
 //! ```text
-//!   content's format ──stored_format──▶ format on disk ──handler_for──▶ handler
-//!   qcow2, vmdk, vhdx, blank            qcow2                           Qcow2Handler
-//!   raw                                 raw                             FileHandler, no snapshots
-//!   iso                                 iso                             FileHandler, no snapshots
-//!   container                           refused by name
+//!   place (placement.rs)              handler
+//!   below /dev/zvol                   ZvolHandler
+//!   a file, qcow2                     Qcow2Handler
+//!   a file, raw or iso                FileHandler, no snapshots
+//!   anything else                     refused by name
 //! ```
 
 use std::path::Path;
@@ -17,69 +17,97 @@ use holdfast_types::volume::Format;
 use crate::error::VolumeError;
 use crate::file::FileHandler;
 use crate::handler::{FoundVolume, VolumeHandler};
+use crate::placement::{Placement, is_device};
 use crate::qcow2::Qcow2Handler;
 use crate::tool::ImageTool;
+use crate::zvol::ZvolHandler;
+use crate::zvol::zfs::{Dataset, Zfs};
 
-/// What the file system under the persist directory offers. ZFS will be the second.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+/// What the node stores its volumes on.
+#[derive(Debug, Clone, Default)]
 pub enum Backing {
     /// Files, whatever the file system.
     #[default]
     Files,
+    /// ZFS volumes below `root`, and files for what is no disk.
+    Zfs { zfs: Arc<dyn Zfs>, root: Dataset },
+}
+
+impl Backing {
+    /// Where volumes go.
+    pub fn placement(&self) -> Placement {
+        match self {
+            Backing::Files => Placement::Files,
+            Backing::Zfs { root, .. } => Placement::Zfs { root: root.clone() },
+        }
+    }
 }
 
 /// The handlers of this node; shares one disk and one tool among them.
 #[derive(Debug, Clone)]
 pub struct Registry {
-    backing: Backing,
+    placement: Placement,
     qcow2: Arc<dyn VolumeHandler>,
     raw: Arc<dyn VolumeHandler>,
     iso: Arc<dyn VolumeHandler>,
+    zvol: Option<Arc<dyn VolumeHandler>>,
 }
 
 impl Registry {
-    pub fn new(backing: Backing, disk: Arc<dyn Disk>, tool: Arc<dyn ImageTool>) -> Self {
+    pub fn new(backing: &Backing, disk: Arc<dyn Disk>, tool: Arc<dyn ImageTool>) -> Self {
         let file = |format| Arc::new(FileHandler::new(Arc::clone(&disk), Arc::clone(&tool), format));
+        let zvol = match backing {
+            Backing::Files => None,
+            Backing::Zfs { zfs, root } => {
+                let handler = ZvolHandler::new(Arc::clone(zfs), Arc::clone(&tool), root.clone());
+                Some(Arc::new(handler) as Arc<dyn VolumeHandler>)
+            }
+        };
         Registry {
-            backing,
+            placement: backing.placement(),
             raw: file(Format::Raw),
             iso: file(Format::Iso),
             qcow2: Arc::new(Qcow2Handler::new(disk, tool)),
+            zvol,
         }
     }
 
-    /// The handler of a volume stored in this format. `volume` is for the error only.
+    /// Where volumes go.
+    pub fn placement(&self) -> &Placement {
+        &self.placement
+    }
+
+    /// The handler of a volume that lies there, stored in this format.
     pub fn handler_for(&self, volume: &Path, stored: Format) -> Result<Arc<dyn VolumeHandler>, VolumeError> {
-        match (self.backing, stored) {
-            (Backing::Files, Format::Qcow2) => Ok(Arc::clone(&self.qcow2)),
-            (Backing::Files, Format::Raw) => Ok(Arc::clone(&self.raw)),
-            (Backing::Files, Format::Iso) => Ok(Arc::clone(&self.iso)),
-            (Backing::Files, Format::Vmdk | Format::Vhdx | Format::Container) => {
-                Err(VolumeError::Unsupported {
-                    volume: volume.to_path_buf(),
-                    format: stored,
-                    what: "storing a volume",
-                })
-            }
+        let refused =
+            |what| Err(VolumeError::Unsupported { volume: volume.to_path_buf(), format: stored, what });
+        if is_device(volume) {
+            return match &self.zvol {
+                Some(zvol) => Ok(Arc::clone(zvol)),
+                None => refused("a ZFS volume on a node without ZFS"),
+            };
+        }
+        match stored {
+            Format::Qcow2 => Ok(Arc::clone(&self.qcow2)),
+            Format::Raw => Ok(Arc::clone(&self.raw)),
+            Format::Iso => Ok(Arc::clone(&self.iso)),
+            Format::Vmdk | Format::Vhdx | Format::Container => refused("storing a volume"),
         }
     }
 
-    /// Everything that lies in a volume directory, of all handlers, sorted by location.
+    /// Everything that lies in a volume directory (of [`Placement::directories`]), of all handlers, sorted by location.
     pub fn inventory(&self, directory: &Path) -> Result<Vec<FoundVolume>, VolumeError> {
         let mut found = Vec::new();
-        for handler in [&self.qcow2, &self.raw, &self.iso] {
-            found.extend(handler.inventory(directory)?);
+        if is_device(directory) {
+            if let Some(zvol) = &self.zvol {
+                found.extend(zvol.inventory(directory)?);
+            }
+        } else {
+            for handler in [&self.qcow2, &self.raw, &self.iso] {
+                found.extend(handler.inventory(directory)?);
+            }
         }
         found.sort_by(|a, b| a.location.cmp(&b.location).then(a.unfinished.cmp(&b.unfinished)));
         Ok(found)
-    }
-}
-
-/// What content of this format is stored as; `None` for a blank volume's content. Containers are no volumes
-/// here, and that is said by [`Registry::handler_for`].
-pub fn stored_format(content: Option<Format>) -> Format {
-    match content {
-        None | Some(Format::Qcow2 | Format::Vmdk | Format::Vhdx) => Format::Qcow2,
-        Some(plain @ (Format::Raw | Format::Iso | Format::Container)) => plain,
     }
 }

@@ -14,7 +14,7 @@ use holdfast_volumehandlers::{
 const CX: fn() -> HandlerCx<'static> = HandlerCx::unattended;
 
 fn registry(fixture: &FakeFixture) -> Registry {
-    Registry::new(Backing::Files, fixture.disk(), fixture.tool())
+    Registry::new(&Backing::Files, fixture.disk(), fixture.tool())
 }
 
 fn spec(location: PathBuf, format: Format, source: &Path, max_size_bytes: u64) -> VolumeSpec {

@@ -27,6 +27,8 @@ pub struct Seams {
     pub controller: Arc<dyn ControllerLink>,
     pub fetcher: Arc<dyn Fetcher>,
     pub images: Arc<dyn ImageTool>,
+    /// What volumes are stored on.
+    pub backing: Backing,
     pub hypervisor: Arc<dyn Vmm>,
 }
 
@@ -52,13 +54,13 @@ pub fn agents(services: &Services, seams: &Seams, settings: &AgentSettings) -> N
         disk: Arc::clone(disk),
         layout: layout.clone(),
         fetcher: Arc::clone(&seams.fetcher),
-        registry: Registry::new(Backing::Files, Arc::clone(disk), Arc::clone(&seams.images)),
+        registry: Registry::new(&seams.backing, Arc::clone(disk), Arc::clone(&seams.images)),
     };
     let domainmgr_env =
         domainmgr::Env { vmm: Arc::clone(&seams.hypervisor), disk: Arc::clone(disk), layout: layout.clone() };
     NodeBuilder::new(services)
         .agent(Zedagent::new(zedagent_settings, layout.clone()), zedagent_env)
         .agent(Zedmanager::new(layout.clone()), zedmanager_env)
-        .agent(Volumemgr::new(layout.clone()), volumemgr_env)
+        .agent(Volumemgr::new(layout.clone(), seams.backing.placement()), volumemgr_env)
         .agent(Domainmgr::new(settings.domains.clone(), layout.clone()), domainmgr_env)
 }

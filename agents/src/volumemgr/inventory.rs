@@ -21,7 +21,7 @@ use holdfast_types::{
     SnapshotInstanceStatus, Timestamp, Topic, VolumeId, VolumeKey, VolumeRecord, VolumeSnapshotMeta,
     VolumeStage, VolumesSnapshotStatus, error_chain,
 };
-use holdfast_volumehandlers::{Registry, SnapshotName};
+use holdfast_volumehandlers::{Registry, SnapshotName, placement};
 
 use super::download;
 use super::request::Stored;
@@ -155,9 +155,13 @@ impl Look<'_> {
         let known: BTreeSet<&str> = self.records.iter().map(|row| row.file_location.as_str()).collect();
         let mut strays = BTreeMap::new();
         for encrypted in [true, false] {
-            let directory = self.layout.volumes_dir(encrypted);
-            crashsafe::sweep_temporaries(self.disk, &directory)?;
-            for found in self.registry.inventory(&directory).map_err(io::Error::other)? {
+            crashsafe::sweep_temporaries(self.disk, &self.layout.volumes_dir(encrypted))?;
+            let directories = self.registry.placement().directories(self.layout, encrypted);
+            let mut all = Vec::new();
+            for directory in directories {
+                all.extend(self.registry.inventory(&directory).map_err(io::Error::other)?);
+            }
+            for found in all {
                 let file_location = found.location.display().to_string();
                 if found.unfinished || known.contains(file_location.as_str()) {
                     continue;
@@ -197,7 +201,9 @@ pub fn lost_rows(damaged: &[DamagedRow], now: Timestamp) -> BTreeMap<VolumeKey, 
     let mut lost = BTreeMap::new();
     for row in damaged {
         tracing::error!(topic = row.topic, key = row.key, reason = row.reason, "damaged row");
-        if let Some(key) = key_from(&row.key).filter(|_| row.topic == VolumeRecord::NAME) {
+        if let Some(key) =
+            row.key.split_once('#').and_then(key_from).filter(|_| row.topic == VolumeRecord::NAME)
+        {
             let text = format!("volume {key}: its row was damaged and is in quarantine: {}", row.reason);
             let error = ErrorReport::new(text, now).severity(Severity::Warning);
             lost.insert(key, error.about(EntityKind::Volume, key.volume));
@@ -206,12 +212,10 @@ pub fn lost_rows(damaged: &[DamagedRow], now: Timestamp) -> BTreeMap<VolumeKey, 
     lost
 }
 
-/// `<VolumeID>#<generation>.<format>`
 fn key_of(location: &Path) -> Option<VolumeKey> {
-    key_from(location.file_stem()?.to_str()?)
+    key_from(placement::name_parts(location)?)
 }
 
-fn key_from(name: &str) -> Option<VolumeKey> {
-    let (volume, generation) = name.split_once('#')?;
+fn key_from((volume, generation): (&str, &str)) -> Option<VolumeKey> {
     Some(VolumeKey { volume: volume.parse().ok()?, generation: Generation(generation.parse().ok()?) })
 }

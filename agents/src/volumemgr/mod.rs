@@ -53,7 +53,7 @@ use holdfast_types::{
     VolumeRecord, VolumeRefConfig, VolumeRefKey, VolumeRefStatus, VolumeStage, VolumeStatus,
     VolumesSnapshotConfig, VolumesSnapshotStatus,
 };
-use holdfast_volumehandlers::{SnapshotMeta, VolumeFacts};
+use holdfast_volumehandlers::{Placement, SnapshotMeta, VolumeFacts};
 
 use crate::runtime::{Agent, Ctx, JobContext, Lane, NodeMode, TimerKey, Wiring};
 
@@ -61,8 +61,7 @@ use contents::ContentState;
 use download::Fetched;
 use inventory::{Inventory, Stray};
 pub use jobs::Env;
-use jobs::StepFailure;
-use jobs::VolumeJob;
+use jobs::{StepFailure, VolumeJob};
 use retry::Failure;
 use snapshots::SnapshotState;
 use steps::VolumeStep;
@@ -150,6 +149,7 @@ struct Inputs {
 #[derive(Debug)]
 pub struct Volumemgr {
     layout: PersistLayout,
+    placement: Placement,
     inputs: Inputs,
     /// Nothing is decided before it is taken.
     inventory_taken: bool,
@@ -163,9 +163,10 @@ pub struct Volumemgr {
 }
 
 impl Volumemgr {
-    pub fn new(layout: PersistLayout) -> Self {
+    pub fn new(layout: PersistLayout, placement: Placement) -> Self {
         Volumemgr {
             layout,
+            placement,
             inputs: Inputs::default(),
             inventory_taken: false,
             inventory_tries: 0,

@@ -2,6 +2,7 @@
 
 use holdfast_types::{EntityKind, VolumeConfig, VolumeKey, VolumeOrigin, VolumeRecord, VolumeStage};
 use holdfast_volumehandlers::VolumeFacts;
+use holdfast_volumehandlers::placement::handler_name;
 
 use crate::runtime::Ctx;
 
@@ -44,7 +45,7 @@ impl Volumemgr {
         };
         cx.publish(VolumeRecord {
             config,
-            handler: plan::handler_name(stray.format).into(),
+            handler: handler_name(stray.file_location.as_ref(), stray.format).into(),
             format: stray.format,
             file_location: stray.file_location,
             stage: VolumeStage::Created,

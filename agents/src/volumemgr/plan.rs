@@ -7,7 +7,7 @@ use holdfast_types::{
     ContentTreeConfig, ContentTreeId, DatastoreConfig, DatastoreId, DatastoreKind, Format, VolumeConfig,
     VolumeOrigin, VolumeRecord, VolumeStage,
 };
-use holdfast_volumehandlers::stored_format;
+use holdfast_volumehandlers::Placement;
 
 use super::download::Content;
 use super::retry::Failure;
@@ -17,6 +17,7 @@ pub fn new_record(
     config: &VolumeConfig,
     content: Option<&ContentTreeConfig>,
     layout: &PersistLayout,
+    placement: &Placement,
 ) -> Result<VolumeRecord, Failure> {
     if let Some(content) = content
         && content.format == Format::Container
@@ -29,26 +30,19 @@ pub fn new_record(
     if config.origin == VolumeOrigin::Blank && config.max_size_bytes == 0 {
         return Err(Failure::permanent(format!("blank volume {} has no size", config.key)));
     }
-    let format = stored_format(content.map(|content| content.format));
-    let key = config.key;
-    let file = layout.volume_file(!config.clear_text, &key.volume, &key.generation, &format.name());
+    let (key, content_format) = (config.key, content.map(|content| content.format));
+    let placed = placement
+        .place(layout, !config.clear_text, (&key.volume, &key.generation), content_format)
+        .map_err(|error| Failure::permanent(format!("volume {key}: {error}")))?;
     Ok(VolumeRecord {
         config: config.clone(),
-        handler: handler_name(format).to_owned(),
-        format,
-        file_location: file.display().to_string(),
+        handler: placed.handler.to_owned(),
+        format: placed.format,
+        file_location: placed.location.display().to_string(),
         stage: VolumeStage::Creating,
         size_bytes: config.max_size_bytes,
         sha256: content.map(|content| content.sha256.clone()).unwrap_or_default(),
     })
-}
-
-/// The name in records of who stores this format.
-pub fn handler_name(format: Format) -> &'static str {
-    match format {
-        Format::Qcow2 => "qcow2",
-        _ => "file",
-    }
 }
 
 /// What is to be fetched for a content tree, or why nothing can be.
@@ -127,8 +121,8 @@ mod tests {
 
     #[test]
     fn a_volume_is_stored_as_its_content_wants() {
-        let layout = PersistLayout::new("/persist");
-        let blank = new_record(&config(VolumeOrigin::Blank, 5), None, &layout).expect("a plan");
+        let (layout, files) = (PersistLayout::new("/persist"), Placement::Files);
+        let blank = new_record(&config(VolumeOrigin::Blank, 5), None, &layout, &files).expect("a plan");
         assert!(
             blank.file_location.ends_with("#2.qcow2") && blank.file_location.starts_with("/persist/clear/")
         );
@@ -140,13 +134,15 @@ mod tests {
             (Format::Iso, Format::Iso, "file"),
         ] {
             let tree = ContentTreeConfig { format: content, ..tree(1, "") };
-            let record = new_record(&config(origin, 0), Some(&tree), &layout).expect("a plan");
+            let record = new_record(&config(origin, 0), Some(&tree), &layout, &files).expect("a plan");
             assert_eq!((record.format, record.handler.as_str()), (stored, handler));
         }
         let container = ContentTreeConfig { format: Format::Container, ..tree(1, "") };
-        let refused = new_record(&config(origin, 0), Some(&container), &layout).expect_err("a container");
+        let refused =
+            new_record(&config(origin, 0), Some(&container), &layout, &files).expect_err("a container");
         assert!(refused.summary.contains("container") && refused.is_permanent());
-        let sizeless = new_record(&config(VolumeOrigin::Blank, 0), None, &layout).expect_err("no size");
+        let sizeless =
+            new_record(&config(VolumeOrigin::Blank, 0), None, &layout, &files).expect_err("no size");
         assert!(sizeless.summary.contains(&key(1, 2).to_string()));
     }
 

@@ -196,10 +196,10 @@ impl Volumemgr {
     /// `None`: its content tree is not told yet.
     fn plan(&self, config: &VolumeConfig) -> Result<Option<VolumeRecord>, Failure> {
         let Some(tree) = plan::content_tree_of(config) else {
-            return plan::new_record(config, None, &self.layout).map(Some);
+            return plan::new_record(config, None, &self.layout, &self.placement).map(Some);
         };
         match self.inputs.content_trees.get(&tree) {
-            Some(content) => plan::new_record(config, Some(content), &self.layout).map(Some),
+            Some(content) => plan::new_record(config, Some(content), &self.layout, &self.placement).map(Some),
             None if !self.inputs.contents_complete => Ok(None),
             None => Err(Failure::permanent(format!(
                 "content tree {tree} of volume {} is not configured",

@@ -298,7 +298,7 @@ fn ask(handler: &dyn VolumeHandler, volume: &Path, asked: &Asked) -> Result<(), 
     let quiet = Preflight { action, guest_may_run: false };
     match handler.preflight(volume, &quiet) {
         // Most likely by our own guest, which is still running. Whether it is anybody else's shows at the cut.
-        Err(VolumeError::Locked { .. }) => {
+        Err(VolumeError::Locked { .. } | VolumeError::InUse { .. }) => {
             handler.preflight(volume, &Preflight { guest_may_run: true, ..quiet })
         }
         answer => answer,
@@ -336,7 +336,9 @@ fn with_cx<T>(
 
 fn failure(error: &VolumeError) -> Failure {
     let retry_condition = match error {
-        VolumeError::Locked { .. } => Some("tried again when nothing else uses the volume"),
+        VolumeError::Locked { .. } | VolumeError::InUse { .. } => {
+            Some("tried again when nothing else uses the volume")
+        }
         VolumeError::NoSpace { .. } => {
             Some("tried again with growing delay; free space on the persist directory")
         }

@@ -35,6 +35,7 @@ use holdfast_agents::wire::info::{ZInfoApp, ZInfoMsg};
 use holdfast_agents::wire::link::{ControllerLink, Fetched, LinkError, read_config};
 use holdfast_persist::{PersistLayout, RealDisk};
 use holdfast_types::{DeviceId, DeviceStatus};
+use holdfast_volumehandlers::Backing;
 use holdfast_volumehandlers::qcow2::QemuImg;
 use prost::Message;
 
@@ -60,6 +61,7 @@ pub fn run(persist: &Path, orders: &Path, before: Option<&Path>) -> anyhow::Resu
             controller: link.clone(),
             fetcher: Arc::new(HttpFetcher::new()),
             images: Arc::new(HookedTool { tool: QemuImg::new(), hook: Telling }),
+            backing: Backing::Files,
             hypervisor: Arc::new(hypervisor.clone()),
         };
         let domains =

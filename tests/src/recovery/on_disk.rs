@@ -19,7 +19,7 @@ use holdfast_persist::{Disk, PersistLayout, RealDisk, seal};
 use holdfast_types::{AppInstanceStatus, DeviceId, Format, SwState};
 use holdfast_volumehandlers::qcow2::QemuImg;
 use holdfast_volumehandlers::testing::{FakeImage, FakeImageTool};
-use holdfast_volumehandlers::{HandlerCx, ImageTool};
+use holdfast_volumehandlers::{Backing, HandlerCx, ImageTool};
 use serde_json::Value;
 
 use super::big_node::Size;
@@ -127,6 +127,7 @@ fn start(point: &CutPoint, root: &Path) -> anyhow::Result<(Services, RunningNode
         controller: Arc::new(WorldLink(Arc::new(Mutex::new(point.ground.clone())))),
         fetcher: Arc::new(MemFetcher::new()),
         images: Arc::new(QemuImg::new()),
+        backing: Backing::Files,
         hypervisor: Arc::new(SimulatedVmm::new()),
     };
     let domains =

@@ -12,6 +12,7 @@ use holdfast_agents::volumemgr::fetcher::HttpFetcher;
 use holdfast_agents::wire::link::HttpLink;
 use holdfast_persist::{PersistLayout, RealDisk};
 use holdfast_types::DeviceId;
+use holdfast_volumehandlers::Backing;
 use holdfast_volumehandlers::qcow2::QemuImg;
 use tokio::runtime::Runtime;
 use uuid::Uuid;
@@ -51,6 +52,7 @@ impl Running {
                 controller: Arc::new(HttpLink::new(controller, device).expect("the simulator's address")),
                 fetcher: Arc::new(HttpFetcher::new()),
                 images: Arc::new(HookedTool { tool: QemuImg::new(), hook: tool_faults }),
+                backing: Backing::Files,
                 hypervisor: Arc::new(hypervisor),
             };
             let domains = domainmgr::Settings {

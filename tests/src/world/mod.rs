@@ -45,6 +45,7 @@ use holdfast_agents::volumemgr::testing::MemFetcher;
 use holdfast_persist::mem_disk::{Fate, MemDisk};
 use holdfast_persist::{Disk, PersistLayout};
 use holdfast_types::{AppInstanceState, DeviceId, Topic, VolumeKey, error_chain};
+use holdfast_volumehandlers::Backing;
 use holdfast_volumehandlers::testing::FakeImageTool;
 use uuid::Uuid;
 
@@ -234,6 +235,7 @@ impl World {
             controller: Arc::new(WorldLink(Arc::clone(&ground))),
             fetcher: Arc::new(MemFetcher::new()),
             images: Arc::new(HookedTool { tool, hook: ToolFaults(Arc::clone(&ground)) }),
+            backing: Backing::Files,
             hypervisor: hypervisor.clone(),
         };
         let domains =

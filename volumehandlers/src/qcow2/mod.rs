@@ -47,7 +47,11 @@ use crate::name::{InvalidName, SnapshotName};
 use crate::staging::Staging;
 use crate::tool::{Access, CheckReport, ImageInfo, ImageSnapshot, ImageTool, Mend};
 
+pub(crate) use populate::inspect;
 pub use qemu_img::QemuImg;
+
+/// The handler's name in records.
+pub const NAME: &str = "qcow2";
 
 /// Each round mends what the one before made visible: counts first, then the flags that follow from them.
 const MOST_MENDING_ROUNDS: usize = 4;
@@ -160,7 +164,7 @@ impl Qcow2Handler {
 
 impl VolumeHandler for Qcow2Handler {
     fn name(&self) -> &'static str {
-        "qcow2"
+        NAME
     }
 
     fn capabilities(&self) -> Capabilities {

@@ -5,6 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
+use holdfast_volumehandlers::placement::is_device;
 use serde_json::json;
 
 use super::accel::Accelerator;
@@ -53,12 +54,14 @@ pub(super) fn arguments(
 }
 
 fn add_disk(words: &mut Words, place: usize, disk: &Disk) -> Result<(), String> {
+    // QEMU's driver for files refuses devices, and the other way round.
+    let driver = if is_device(&disk.path) { "host_device" } else { "file" };
     let node = json!({
         "node-name": format!("disk{place}"),
         "driver": format_name(disk.format),
         "read-only": disk.read_only,
-        // Locks the image: a second domain, or qemu-img, cannot open what a guest is writing to.
-        "file": { "driver": "file", "filename": absolute(&disk.path)?, "locking": "on" },
+        // Locks the disk: a second domain, or qemu-img, cannot open what a guest is writing to.
+        "file": { "driver": driver, "filename": absolute(&disk.path)?, "locking": "on" },
     });
     words.add("-blockdev", node.to_string());
     let boot = if place == 0 { ",bootindex=1" } else { "" };
@@ -188,6 +191,16 @@ mod tests {
         let blocks: Vec<&&str> = devices.iter().filter(|device| device.starts_with("virtio-blk")).collect();
         assert_eq!(*blocks[0], "virtio-blk-pci,drive=disk0,serial=holdfast-0,bootindex=1");
         assert_eq!(*blocks[1], "virtio-blk-pci,drive=disk1,serial=holdfast-1");
+    }
+
+    /// [003] K: a ZFS volume is a block device, and is locked like a file.
+    #[test]
+    fn a_zfs_volume_is_opened_as_a_device() {
+        let device = Disk { path: "/dev/zvol/p/vault/volumes/a.1".into(), ..spec().disks[1].clone() };
+        let words = words(&VmSpec { disks: vec![device], ..spec() });
+        let node: serde_json::Value = serde_json::from_str(values(&words, "-blockdev")[0]).expect("is JSON");
+        assert_eq!((&node["driver"], &node["file"]["driver"]), (&json!("raw"), &json!("host_device")));
+        assert_eq!(node["file"]["locking"], "on");
     }
 
     #[test]

@@ -14,7 +14,7 @@ use holdfast_persist::{Disk, MemDisk, PersistLayout, record};
 use holdfast_types::*;
 use holdfast_volumehandlers::registry::{Backing, Registry};
 use holdfast_volumehandlers::testing::{Blocks, FakeImage, FakeImageTool, HeldImage, image_bytes};
-use holdfast_volumehandlers::{ToolError, testing};
+use holdfast_volumehandlers::{Placement, ToolError, testing};
 
 pub(super) use testing::Verb;
 
@@ -48,9 +48,9 @@ impl Node {
             disk: Arc::new(disk.clone()),
             layout: layout.clone(),
             fetcher: Arc::new(store.clone()),
-            registry: Registry::new(Backing::Files, Arc::new(disk.clone()), Arc::new(tool.clone())),
+            registry: Registry::new(&Backing::Files, Arc::new(disk.clone()), Arc::new(tool.clone())),
         };
-        let bench = Bench::on(disk, clock, Volumemgr::new(layout), env);
+        let bench = Bench::on(disk, clock, Volumemgr::new(layout, Placement::Files), env);
         Node { bench, tool, store }
     }
 
