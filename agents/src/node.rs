@@ -21,6 +21,7 @@ pub mod counted_disk;
 pub mod health;
 pub mod logging;
 pub mod starts;
+pub mod storage;
 
 use std::io;
 use std::path::PathBuf;
@@ -45,6 +46,7 @@ use crate::wire::link::{HttpLink, LinkError};
 use agents::{AGENTS, AgentSettings, Seams, agents};
 use counted_disk::CountedDisk;
 use health::{Health, Notifier, Stage};
+use holdfast_volumehandlers::Backing;
 use holdfast_volumehandlers::qcow2::QemuImg;
 use starts::{HEALTHY_AFTER, Starts};
 
@@ -179,9 +181,10 @@ async fn assemble(
     })
     .map_err(|source| NodeError::Reserve { persist: settings.persist.clone(), source })?;
 
-    let chosen = accelerator.to_string();
-    let health =
-        Health::new(settings, chosen, clock.now(), Arc::clone(&services.mode), disk, AGENTS.to_vec());
+    let storage = storage::choose(&settings.persist, settings.zfs);
+    tracing::info!(storage = storage.why, "storage chosen");
+    let told = (accelerator.to_string(), storage.why);
+    let health = Health::new(settings, told, clock.now(), Arc::clone(&services.mode), disk, AGENTS.to_vec());
     let health = Arc::new(health);
     let api = Api::new(health.clone());
     let watching =
@@ -190,14 +193,19 @@ async fn assemble(
     let listener = socket.listener().map_err(NodeError::Api)?;
     let serving = tokio::spawn(api.clone().serve(listener, async { drop(stopped.await) }));
 
-    let seams = seams(settings, &services, &accelerator)?;
+    let seams = seams(settings, &services, &accelerator, storage.backing)?;
     let running = agents(&services, &seams, &agent_settings(settings, &accelerator)).start()?;
     let (notifier, waits_to_write) = (Notifier::default(), false);
     Ok(Node { running, health, api, notifier, watching, serving, stop_api, services, waits_to_write })
 }
 
 /// The real outside world.
-fn seams(settings: &Settings, services: &Services, accelerator: &Choice) -> Result<Seams, NodeError> {
+fn seams(
+    settings: &Settings,
+    services: &Services,
+    accelerator: &Choice,
+    backing: Backing,
+) -> Result<Seams, NodeError> {
     let hypervisor = QemuVmm::new(QemuSettings {
         binary: "qemu-system-x86_64".into(),
         runtime_dir: services.layout.run_dir(),
@@ -208,6 +216,7 @@ fn seams(settings: &Settings, services: &Services, accelerator: &Choice) -> Resu
         controller: Arc::new(HttpLink::new(&settings.controller, settings.device.0)?),
         fetcher: Arc::new(HttpFetcher::new()),
         images: Arc::new(QemuImg::new()),
+        backing,
         hypervisor: Arc::new(hypervisor),
     })
 }

@@ -21,7 +21,7 @@ use holdfast_persist::reserve::RESERVE_SIZE_BYTES;
 use holdfast_types::DeviceId;
 
 pub use layers::{Layers, default_config_file};
-pub use values::LogFormat;
+pub use values::{LogFormat, ZfsChoice};
 
 use crate::domainmgr::vmm::Accel;
 
@@ -36,6 +36,7 @@ pub enum Key {
     Device,
     Socket,
     Accel,
+    Zfs,
     PollInterval,
     GuestShutdown,
     Drain,
@@ -46,12 +47,13 @@ pub enum Key {
 }
 
 impl Key {
-    pub const ALL: [Key; 12] = [
+    pub const ALL: [Key; 13] = [
         Key::Persist,
         Key::Controller,
         Key::Device,
         Key::Socket,
         Key::Accel,
+        Key::Zfs,
         Key::PollInterval,
         Key::GuestShutdown,
         Key::Drain,
@@ -69,6 +71,7 @@ impl Key {
             Key::Device => "device",
             Key::Socket => "socket",
             Key::Accel => "accel",
+            Key::Zfs => "zfs",
             Key::PollInterval => "poll_interval",
             Key::GuestShutdown => "guest_shutdown",
             Key::Drain => "drain",
@@ -150,6 +153,8 @@ pub struct Settings {
     /// The API's Unix socket. Absolute.
     pub socket: PathBuf,
     pub accelerator: Accel,
+    /// How ZFS is driven where the persist directory lies on it.
+    pub zfs: ZfsChoice,
     /// Between two questions to the controller.
     pub poll_interval: Duration,
     /// How long a guest may take to shut down before it is stopped by force ([003] B2).
@@ -174,6 +179,7 @@ impl Settings {
             device: layers.required(Key::Device, "device id", values::device)?,
             socket: resolve_socket(layers)?,
             accelerator: layers.or(Key::Accel, Accel::Auto, values::accelerator)?,
+            zfs: layers.or(Key::Zfs, ZfsChoice::Auto, values::zfs)?,
             poll_interval: layers.or(Key::PollInterval, Duration::from_secs(10), values::poll_interval)?,
             guest_shutdown: layers.or(Key::GuestShutdown, Duration::from_secs(60), values::duration)?,
             drain: layers.or(Key::Drain, Duration::from_secs(30), values::duration)?,

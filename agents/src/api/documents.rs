@@ -25,6 +25,8 @@ pub struct NodeFacts {
     pub controller: String,
     pub persist: String,
     pub accelerator: String,
+    /// What volumes are stored on, and how it is driven.
+    pub storage: String,
     pub agents: Vec<AgentDocument>,
     pub space_free_bytes: Option<u64>,
     pub space_total_bytes: Option<u64>,

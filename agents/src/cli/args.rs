@@ -129,6 +129,10 @@ pub struct NodeArguments {
     /// that it works [HOLDFAST_ACCEL] [default: auto]
     #[arg(long, value_name = "WHICH")]
     accel: Option<String>,
+    /// How ZFS is driven where the persist directory lies on it: auto, library, command; off keeps volumes in
+    /// files [HOLDFAST_ZFS] [default: auto]
+    #[arg(long, value_name = "HOW")]
+    zfs: Option<String>,
     /// Time between two questions to the controller [HOLDFAST_POLL_INTERVAL] [default: 10s]
     #[arg(long, value_name = "TIME")]
     poll_interval: Option<String>,
@@ -164,6 +168,7 @@ impl NodeArguments {
             (Key::Controller, &self.controller),
             (Key::Device, &self.device),
             (Key::Accel, &self.accel),
+            (Key::Zfs, &self.zfs),
             (Key::PollInterval, &self.poll_interval),
             (Key::GuestShutdown, &self.guest_shutdown),
             (Key::Drain, &self.drain),

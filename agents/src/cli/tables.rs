@@ -24,6 +24,7 @@ pub fn node(node: &NodeDocument) -> String {
     list.add("reports waiting", node.reports_pending);
     list.add("persist", format!("{}{}", facts.persist, space(facts)));
     list.add("accelerator", &facts.accelerator);
+    list.add("storage", &facts.storage);
     list.add("agents", facts.agents.iter().map(agent).collect::<Vec<_>>().join(", "));
     list.add("applications", counts(&node.apps));
     list.add("with errors", node.apps_with_errors);

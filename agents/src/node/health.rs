@@ -43,6 +43,7 @@ impl Stage {
 pub struct Health {
     settings: Settings,
     accelerator: String,
+    storage: String,
     started_at: Timestamp,
     mode: Arc<ModeCell>,
     disk: Arc<CountedDisk>,
@@ -60,7 +61,7 @@ struct Found {
 impl Health {
     pub fn new(
         settings: &Settings,
-        accelerator: String,
+        (accelerator, storage): (String, String),
         started_at: Timestamp,
         mode: Arc<ModeCell>,
         disk: Arc<CountedDisk>,
@@ -69,7 +70,7 @@ impl Health {
         let found = Mutex::new(Found { stage: Stage::Starting, stuck: Vec::new() });
         let settings = settings.clone();
         let synced = AtomicBool::new(false);
-        Health { settings, accelerator, started_at, mode, disk, agents, found, synced }
+        Health { settings, accelerator, storage, started_at, mode, disk, agents, found, synced }
     }
 
     pub fn enter(&self, stage: Stage) {
@@ -110,6 +111,7 @@ impl NodeProbe for Health {
             controller: self.settings.controller.clone(),
             persist: self.settings.persist.display().to_string(),
             accelerator: self.accelerator.clone(),
+            storage: self.storage.clone(),
             agents: self.agents.iter().map(agent).collect(),
             space_free_bytes: space.map(|it| it.free_bytes),
             space_total_bytes: space.map(|it| it.total_bytes),

@@ -62,6 +62,28 @@ pub fn accelerator(text: &str) -> Result<Accel, String> {
     text.parse().map_err(|_| "one of auto, kvm, tcg is expected".into())
 }
 
+/// How ZFS is driven.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ZfsChoice {
+    /// By the library where this program was built with it, otherwise by the command.
+    Auto,
+    Library,
+    Command,
+    /// Not at all: volumes are files, also on a ZFS file system.
+    Off,
+}
+
+pub fn zfs(text: &str) -> Result<ZfsChoice, String> {
+    match text {
+        "auto" => Ok(ZfsChoice::Auto),
+        "library" if !cfg!(feature = "libzetta") => Err("this program was built without the library".into()),
+        "library" => Ok(ZfsChoice::Library),
+        "command" => Ok(ZfsChoice::Command),
+        "off" => Ok(ZfsChoice::Off),
+        _ => Err("one of auto, library, command, off is expected".into()),
+    }
+}
+
 pub fn log_format(text: &str) -> Result<LogFormat, String> {
     match text {
         "text" => Ok(LogFormat::Text),

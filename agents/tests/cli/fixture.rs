@@ -102,6 +102,7 @@ impl NodeProbe for FixedFacts {
             controller: "http://controller:8080".into(),
             persist: "/var/lib/holdfast".into(),
             accelerator: "tcg: set by the configuration".into(),
+            storage: "files: /persist is not on ZFS".into(),
             agents: vec![agent("zedmanager", true), agent("volumemgr", false)],
             space_free_bytes: Some(3 << 30),
             space_total_bytes: Some(40 << 30),
