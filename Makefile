@@ -14,7 +14,7 @@ TIMEOUT_FLAGS := --kill-after=30 $(shell test -t 0 && echo --foreground)
 TARGET_DIR := $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR),target)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test fmt-check clippy build install uninstall soak-build soak soak-twice soak-real recovery zfs-guest zfs-test mutants
+.PHONY: help setup demo test fmt-check clippy build install uninstall soak-build soak soak-twice soak-real recovery zfs-guest zfs-test powercut mutants
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -73,8 +73,8 @@ CUTS ?= 100000
 SEED ?= 0
 SEEDS ?= 1000
 
-soak-build: setup ## builds what make soak, soak-twice and soak-real run, optimised
-	$(CARGO) build --profile soak --locked --package holdfast-tests --bin soak --bin soak-real
+soak-build: setup ## builds what make soak, soak-twice, soak-real and powercut run, optimised
+	$(CARGO) build --profile soak --locked --package holdfast-tests --bin soak --bin soak-real --bin powercut
 
 soak: soak-build ## cuts the power of simulated nodes CUTS times, from SEED on; fails on the first broken promise
 	$(TARGET_DIR)/soak/soak --cuts $(CUTS) --seed $(SEED)
@@ -91,6 +91,10 @@ soak-real: soak-build ## kills real nodes with the real qemu-img KILLS times whi
 
 recovery: setup ## boots a node of 100 applications and 800 snapshots on real files; fails when it takes above two seconds
 	$(CARGO) run --release --locked --package holdfast-tests --bin recovery
+
+powercut: CUTS = 10
+powercut: soak-build zfs-guest ## cuts the power of a guest with a real node in it CUTS times; fails on a broken promise
+	$(TARGET_DIR)/soak/powercut --cuts $(CUTS) --seed $(SEED) --directory $(KILL_DIRECTORY)
 
 # One of 200 parts, spread over all files: about five mutants. SHARD=0/1 is all of them, and takes half a day.
 SHARD ?= 0/200

@@ -38,7 +38,7 @@ use tokio::task::JoinHandle;
 
 use crate::api::{Api, ApiSocket, Seen, SocketError};
 use crate::domainmgr;
-use crate::domainmgr::vmm::{Choice, QemuSettings, QemuVmm, VmmError, choose_accelerator};
+use crate::domainmgr::vmm::{Choice, QemuSettings, QemuVmm, Vmm, VmmError, choose_accelerator};
 use crate::runtime::*;
 use crate::settings::{LogFormat, Settings};
 use crate::volumemgr::fetcher::HttpFetcher;
@@ -88,6 +88,11 @@ pub enum NodeError {
 
 /// Runs the node until it is told to stop (`Ok`) or cannot go on. Guests are left running either way.
 pub fn run(settings: Settings) -> Result<(), NodeError> {
+    run_on(settings, None)
+}
+
+/// The same with its guests on another hypervisor than QEMU: for machines that are to see everything else of a node.
+pub fn run_on(settings: Settings, hypervisor: Option<Arc<dyn Vmm>>) -> Result<(), NodeError> {
     logging::start(&settings);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKER_THREADS)
@@ -95,7 +100,7 @@ pub fn run(settings: Settings) -> Result<(), NodeError> {
         .enable_all()
         .build()
         .map_err(NodeError::Process)?;
-    let ended = runtime.block_on(serve(&settings));
+    let ended = runtime.block_on(serve(&settings, hypervisor));
     // Not waited for: a job that is still at it is taken up again at the next start.
     runtime.shutdown_background();
     match &ended {
@@ -109,7 +114,7 @@ pub fn run(settings: Settings) -> Result<(), NodeError> {
     ended
 }
 
-async fn serve(settings: &Settings) -> Result<(), NodeError> {
+async fn serve(settings: &Settings, hypervisor: Option<Arc<dyn Vmm>>) -> Result<(), NodeError> {
     let signals = Signals::listen().map_err(NodeError::Process)?;
     let clock = Arc::new(SystemClock::new());
     let disk = Arc::new(CountedDisk::new(Arc::new(RealDisk)));
@@ -125,7 +130,7 @@ async fn serve(settings: &Settings) -> Result<(), NodeError> {
     if let Some(reason) = &read_only {
         tracing::error!(reason, "read-only: guests run, nothing changes");
     }
-    let ended = match assemble(settings, &socket, clock, disk, layout, read_only).await {
+    let ended = match assemble(settings, hypervisor, &socket, clock, disk, layout, read_only).await {
         Ok(node) => {
             Node { waits_to_write: unwritable.is_some(), ..node }
                 .live(signals, &mut starts, settings.drain)
@@ -153,6 +158,7 @@ fn unwritable(layout: &PersistLayout, disk: &dyn Disk) -> Result<Option<String>,
 /// Everything up to agents at work.
 async fn assemble(
     settings: &Settings,
+    hypervisor: Option<Arc<dyn Vmm>>,
     socket: &ApiSocket,
     clock: Arc<SystemClock>,
     disk: Arc<CountedDisk>,
@@ -193,32 +199,31 @@ async fn assemble(
     let listener = socket.listener().map_err(NodeError::Api)?;
     let serving = tokio::spawn(api.clone().serve(listener, async { drop(stopped.await) }));
 
-    let seams = seams(settings, &services, &accelerator, storage.backing)?;
+    let hypervisor = hypervisor.map_or_else(|| qemu(&services, &accelerator), Ok)?;
+    let seams = seams(settings, hypervisor, storage.backing)?;
     let running = agents(&services, &seams, &agent_settings(settings, &accelerator)).start()?;
     let (notifier, waits_to_write) = (Notifier::default(), false);
     Ok(Node { running, health, api, notifier, watching, serving, stop_api, services, waits_to_write })
 }
 
 /// The real outside world.
-fn seams(
-    settings: &Settings,
-    services: &Services,
-    accelerator: &Choice,
-    backing: Backing,
-) -> Result<Seams, NodeError> {
-    let hypervisor = QemuVmm::new(QemuSettings {
-        binary: "qemu-system-x86_64".into(),
-        runtime_dir: services.layout.run_dir(),
-        accelerator: accelerator.accelerator,
-    })
-    .map_err(NodeError::Hypervisor)?;
+fn seams(settings: &Settings, hypervisor: Arc<dyn Vmm>, backing: Backing) -> Result<Seams, NodeError> {
     Ok(Seams {
         controller: Arc::new(HttpLink::new(&settings.controller, settings.device.0)?),
         fetcher: Arc::new(HttpFetcher::new()),
         images: Arc::new(QemuImg::new()),
         backing,
-        hypervisor: Arc::new(hypervisor),
+        hypervisor,
     })
+}
+
+fn qemu(services: &Services, accelerator: &Choice) -> Result<Arc<dyn Vmm>, NodeError> {
+    let settings = QemuSettings {
+        binary: "qemu-system-x86_64".into(),
+        runtime_dir: services.layout.run_dir(),
+        accelerator: accelerator.accelerator,
+    };
+    Ok(Arc::new(QemuVmm::new(settings).map_err(NodeError::Hypervisor)?))
 }
 
 fn agent_settings(settings: &Settings, accelerator: &Choice) -> AgentSettings {

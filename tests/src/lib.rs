@@ -5,6 +5,7 @@ pub mod demo;
 mod expectation;
 pub mod guest;
 pub mod hooked_tool;
+pub mod powercut;
 pub mod real_kills;
 pub mod real_machine;
 pub mod recovery;

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Builds the inner machine: a guest in which Holdfast itself runs, on real OpenZFS. OUTDIR gets
 #   vmlinuz     Debian's cloud kernel, unpacked, not installed
-#   base.img    an initramfs: busybox, virtio, network, qemu-img and qemu-io, mkfs.ext4, and ./init
+#   base.img    an initramfs: busybox, the loader of programs, modules for virtio and the network, and ./init
+#   tools/      bin and lib: qemu-img, qemu-io and mkfs.ext4, for the disk of programs; an initramfs is unpacked at every boot
 #   zfs.img     a second one, to go behind it: the modules of OpenZFS, zfs, zpool, their libraries, and udev for /dev/zvol
 #   zfs.missing instead of zfs.img: one line that says why there is none
 # The modules are compiled here, from Debian's contrib, against the headers of exactly that kernel, in OUTDIR/cache: three
@@ -28,7 +29,7 @@ zfs_packages=(zfsutils-linux libzfs4linux libzpool5linux libuutil3linux libnvpai
 
 is_newer() { [ "$1" -nt "$here/init" ] && [ "$1" -nt "$here/build.sh" ]; }
 up_to_date() {
-    [ -s "$out/vmlinuz" ] && is_newer "$out/base.img" || return 1
+    [ -s "$out/vmlinuz" ] && [ -e "$out/tools/complete" ] && is_newer "$out/base.img" || return 1
     # What is missing is looked for again after an hour, or when these scripts have changed.
     is_newer "$out/zfs.img" 2>/dev/null ||
         { is_newer "$out/zfs.missing" 2>/dev/null && [ -n "$(find "$out/zfs.missing" -mmin -60)" ]; }
@@ -168,11 +169,7 @@ pack_base() {
     echo 'root:x:0:0:root:/root:/bin/sh' >"$root/etc/passwd"
     echo 'root:x:0:' >"$root/etc/group"
     install -m 0755 "$here/init" "$root/init"
-    for program in qemu-img qemu-io mke2fs; do
-        rm -f "$root/bin/$program"
-        add_program "$(command -v $program || echo "/usr/sbin/$program")" "$root"
-    done
-    ln -sf mke2fs "$root/bin/mkfs.ext4"
+    install -D -m 0755 "$(readlink -f /lib64/ld-linux-x86-64.so.2)" "$root/lib64/ld-linux-x86-64.so.2"
     cp /etc/mke2fs.conf "$root/etc/"
     : >"$root/modules/order"
     for module in "${base_modules[@]}"; do
@@ -182,6 +179,20 @@ pack_base() {
     mv "$out/vmlinuz.new" "$out/vmlinuz"
     pack "$root" "$out/base.img"
     rm -r "$root"
+}
+
+pack_tools() {
+    local root=$cache/tools program
+    rm -rf "$root" "$out/tools"
+    mkdir -p "$root" "$out/tools/lib"
+    for program in qemu-img qemu-io mke2fs; do
+        add_program "$(command -v $program || echo "/usr/sbin/$program")" "$root"
+    done
+    mv "$root/bin" "$out/tools/bin"
+    ln -s mke2fs "$out/tools/bin/mkfs.ext4"
+    find "$root" -name '*.so*' -exec mv {} "$out/tools/lib/" \;
+    rm -r "$root"
+    touch "$out/tools/complete"
 }
 
 pack_zfs() {
@@ -206,6 +217,7 @@ exec 9>"$cache/lock"
 flock 9 # several tests may want the guest at once; the first one builds it
 up_to_date && exit 0
 fetch_kernel
+pack_tools
 pack_base
 if why=$(fetch_zfs) && why=$(compile_zfs); then
     pack_zfs

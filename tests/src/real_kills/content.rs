@@ -6,6 +6,7 @@
 use std::cell::OnceCell;
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 pub const BLOCK_BYTES: u64 = 4096;
@@ -13,7 +14,7 @@ pub const CHUNK_BYTES: u64 = 64 * 1024;
 const BLOCKS_PER_CHUNK: u64 = CHUNK_BYTES / BLOCK_BYTES;
 
 /// One write of a guest: blocks from `first` on, all filled with `fill`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Write {
     pub first: u64,
     pub blocks: u64,
@@ -21,10 +22,11 @@ pub struct Write {
 }
 
 /// The blocks that were written to.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Content {
     blocks: BTreeMap<u64, u8>,
     /// Asked for after every kill, and changed only by a write.
+    #[serde(skip)]
     digest: OnceCell<String>,
 }
 

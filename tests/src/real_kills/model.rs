@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use holdfast_agents::runtime::Entropy;
+use serde::{Deserialize, Serialize};
 
 use super::content::{BLOCK_BYTES, Content, Write};
 use super::orders::Order;
@@ -17,13 +18,13 @@ const MOST_WRITES: u64 = 4;
 const PLACES: u64 = 16;
 
 /// A snapshot: the contents of all volumes at one moment, and the version in force then.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Cut {
     pub version: u32,
     pub contents: Vec<Content>,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Model {
     pub volume_bytes: Vec<u64>,
     pub live: Vec<Content>,

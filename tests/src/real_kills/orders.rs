@@ -11,7 +11,7 @@ use crate::controller::{DeviceConfig, config_hash};
 /// So many snapshots are listed at most; the application's maximum is higher and never acts.
 const MOST_LISTED: usize = 4;
 const MAX_SNAPSHOTS: u32 = 8;
-const MEMORY_BASE_KIB: u32 = 100_000;
+pub const MEMORY_BASE_KIB: u32 = 100_000;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Order {

@@ -24,6 +24,8 @@ use crate::guest::{SkipReason, target_dir};
 pub struct ZfsGuest {
     pub kernel: PathBuf,
     base: PathBuf,
+    /// `bin` and `lib` of what every disk of programs has.
+    pub tools: PathBuf,
     /// The modules and tools, or why there are none.
     pub zfs: Result<PathBuf, String>,
 }
@@ -46,7 +48,12 @@ impl ZfsGuest {
             Ok(why) => Err(why.trim().to_owned()),
             Err(_) => Ok(out.join("zfs.img")),
         };
-        Ok(ZfsGuest { kernel: out.join("vmlinuz"), base: out.join("base.img"), zfs })
+        Ok(ZfsGuest {
+            kernel: out.join("vmlinuz"),
+            base: out.join("base.img"),
+            tools: out.join("tools"),
+            zfs,
+        })
     }
 
     /// Writes the initramfs, with OpenZFS's part behind it if that is wanted: a kernel unpacks one archive after the other.

@@ -9,6 +9,8 @@ use std::process::Command;
 
 use anyhow::{Context, bail};
 
+use super::ZfsGuest;
+
 /// Room beside the files, for the file system's own tables.
 const SPARE_BYTES: u64 = 32 * 1024 * 1024;
 
@@ -19,12 +21,12 @@ pub struct Programs {
 }
 
 impl Programs {
-    /// In a directory of its own, which need not be there yet.
-    pub fn new(directory: PathBuf) -> anyhow::Result<Programs> {
-        for part in ["bin", "lib"] {
-            let part = directory.join(part);
-            fs::create_dir_all(&part).with_context(|| part.display().to_string())?;
-        }
+    /// In a directory of its own, which need not be there yet. The guest's tools are there from the beginning.
+    pub fn new(directory: PathBuf, guest: &ZfsGuest) -> anyhow::Result<Programs> {
+        fs::create_dir_all(&directory).with_context(|| directory.display().to_string())?;
+        let parts = [guest.tools.join("bin"), guest.tools.join("lib")];
+        let [bin, lib] = parts.each_ref().map(|part| part.as_os_str());
+        run("cp", &["-a".as_ref(), bin, lib, directory.as_os_str()])?;
         Ok(Programs { directory })
     }
 

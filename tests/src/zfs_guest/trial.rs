@@ -38,7 +38,7 @@ pub fn run(
     within: Duration,
     mut heard: impl FnMut(&str),
 ) -> anyhow::Result<Codes> {
-    let programs = Programs::new(scratch.join("programs"))?;
+    let programs = Programs::new(scratch.join("programs"), guest)?;
     for trial in trials {
         programs.add(&trial.binary, &trial.name)?;
     }
@@ -55,6 +55,7 @@ pub fn run(
         memory_mib: MEMORY_MIB,
         processors: 2,
         has_network: false,
+        options: String::new(),
         accelerator: accelerator.to_owned(),
     };
     let deadline = Instant::now() + within;
