@@ -9,9 +9,10 @@ use chrono::DateTime;
 use holdfast_persist::{Disk, MemDisk};
 use holdfast_types::volume::Format;
 
-use super::conformance::Fixture;
+use super::conformance::{Fixture, Kind};
 use super::fake::FakeImageTool;
 use super::fake_image::{Blocks, FakeImage, image_bytes};
+use super::image_files;
 use crate::handler::VolumeHandler;
 use crate::qcow2::Qcow2Handler;
 use crate::tool::ImageTool;
@@ -71,8 +72,52 @@ impl Fixture for FakeFixture {
         Arc::new(self.tool.clone())
     }
 
+    fn kind(&self) -> Kind {
+        Kind::ImageFiles
+    }
+
     fn directory(&self) -> &Path {
         &self.directory
+    }
+
+    fn sources(&self) -> &Path {
+        &self.directory
+    }
+
+    fn place(&self, label: &str) -> PathBuf {
+        self.directory.join(format!("{label}#0.qcow2"))
+    }
+
+    fn stored_as(&self) -> Format {
+        Format::Qcow2
+    }
+
+    fn assert_sound(&self, volume: &Path) {
+        image_files::assert_sound(self, volume);
+    }
+
+    fn fingerprint(&self, volume: &Path) -> String {
+        image_files::fingerprint(self, volume)
+    }
+
+    fn leave_remains(&self, volume: &Path) {
+        image_files::leave_remains(self, volume);
+    }
+
+    fn has_remains(&self, volume: &Path) -> bool {
+        image_files::has_remains(self, volume)
+    }
+
+    fn resize(&self, volume: &Path, size_bytes: u64) {
+        image_files::resize(self, volume, size_bytes);
+    }
+
+    fn strangers_snapshot(&self, volume: &Path, name: &str) {
+        image_files::strangers_snapshot(self, volume, name);
+    }
+
+    fn run_out_of_room(&self, volume: &Path, name: &str) {
+        image_files::run_out_of_room(self, volume, name);
     }
 
     fn write(&self, volume: &Path, mebibyte: u64, pattern: u8) {
@@ -98,18 +143,7 @@ impl Fixture for FakeFixture {
 
     fn source(&self, file_name: &str, format: Format, size_bytes: u64, pattern: u8) -> PathBuf {
         let path = self.directory.join(file_name);
-        let blocks = Blocks::from([(0, format!("{pattern}"))]);
-        match format {
-            Format::Raw | Format::Iso => {
-                let mut bytes = vec![0; size_bytes as usize];
-                bytes[..1 << 16].fill(pattern);
-                self.disk.create_new(&path, &bytes, 0o600).expect("a new file");
-            }
-            _ => {
-                let image = FakeImage::new(format, size_bytes, blocks);
-                self.disk.create_new(&path, &image_bytes(&image), 0o600).expect("a new file");
-            }
-        }
+        write_source(&self.disk, &path, format, size_bytes, pattern);
         path
     }
 
@@ -126,4 +160,17 @@ impl Fixture for FakeFixture {
     fn fill_up(&self) {
         self.disk.set_capacity(0);
     }
+}
+
+/// A downloaded image whose first 64 KiB are this pattern.
+pub(super) fn write_source(disk: &MemDisk, path: &Path, format: Format, size_bytes: u64, pattern: u8) {
+    let bytes = match format {
+        Format::Raw | Format::Iso => {
+            let mut bytes = vec![0; size_bytes as usize];
+            bytes[..1 << 16].fill(pattern);
+            bytes
+        }
+        _ => image_bytes(&FakeImage::new(format, size_bytes, Blocks::from([(0, format!("{pattern}"))]))),
+    };
+    disk.create_new(path, &bytes, 0o600).expect("a new file");
 }

@@ -16,7 +16,8 @@ use std::time::{Duration, Instant};
 use holdfast_persist::{Disk, RealDisk};
 use holdfast_types::volume::Format;
 
-use super::conformance::Fixture;
+use super::conformance::{Fixture, Kind};
+use super::image_files;
 use crate::context::HandlerCx;
 use crate::error::ToolError;
 use crate::handler::VolumeHandler;
@@ -95,8 +96,52 @@ impl Fixture for RealFixture {
         Arc::new(QemuImg::new())
     }
 
+    fn kind(&self) -> Kind {
+        Kind::ImageFiles
+    }
+
     fn directory(&self) -> &Path {
         &self.directory
+    }
+
+    fn sources(&self) -> &Path {
+        &self.directory
+    }
+
+    fn place(&self, label: &str) -> PathBuf {
+        self.directory.join(format!("{label}#0.qcow2"))
+    }
+
+    fn stored_as(&self) -> Format {
+        Format::Qcow2
+    }
+
+    fn assert_sound(&self, volume: &Path) {
+        image_files::assert_sound(self, volume);
+    }
+
+    fn fingerprint(&self, volume: &Path) -> String {
+        image_files::fingerprint(self, volume)
+    }
+
+    fn leave_remains(&self, volume: &Path) {
+        image_files::leave_remains(self, volume);
+    }
+
+    fn has_remains(&self, volume: &Path) -> bool {
+        image_files::has_remains(self, volume)
+    }
+
+    fn resize(&self, volume: &Path, size_bytes: u64) {
+        image_files::resize(self, volume, size_bytes);
+    }
+
+    fn strangers_snapshot(&self, volume: &Path, name: &str) {
+        image_files::strangers_snapshot(self, volume, name);
+    }
+
+    fn run_out_of_room(&self, volume: &Path, name: &str) {
+        image_files::run_out_of_room(self, volume, name);
     }
 
     fn write(&self, volume: &Path, mebibyte: u64, pattern: u8) {
@@ -152,12 +197,7 @@ impl Fixture for RealFixture {
 
     fn backed_source(&self, file_name: &str) -> PathBuf {
         let path = self.directory.join(file_name);
-        let created = Command::new("qemu-img")
-            .args(["create", "-q", "-u", "-f", "qcow2", "-F", "raw", "-b", "/etc/shadow"])
-            .arg(&path)
-            .arg("8M")
-            .output();
-        expect_success(created);
+        write_backed_source(&path);
         path
     }
 
@@ -183,22 +223,32 @@ impl Drop for HeldByProcess {
     }
 }
 
-fn write_pattern(image: &Path, format: Format, offset: u64, length: u64, pattern: u8) {
+pub(super) fn write_pattern(image: &Path, format: Format, offset: u64, length: u64, pattern: u8) {
     let order = format!("write -P {pattern} {offset} {length}");
     let written = Command::new("qemu-io").args(["-f", qemu_format(format), "-c", &order]).arg(image).output();
     expect_success(written);
 }
 
 /// FNV-1a by words; disks are whole sectors, so no byte is left over.
-fn digest(bytes: &[u8]) -> u64 {
+pub(super) fn digest(bytes: &[u8]) -> u64 {
     bytes.as_chunks::<8>().0.iter().fold(0xcbf2_9ce4_8422_2325, |sum, word| {
         (sum ^ u64::from_le_bytes(*word)).wrapping_mul(0x0000_0100_0000_01b3)
     })
 }
 
-fn expect_success(output: std::io::Result<Output>) {
+pub(super) fn expect_success(output: std::io::Result<Output>) {
     let output = output.expect("the program runs");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// An image that names a backing file.
+pub(super) fn write_backed_source(path: &Path) {
+    let created = Command::new("qemu-img")
+        .args(["create", "-q", "-u", "-f", "qcow2", "-F", "raw", "-b", "/etc/shadow"])
+        .arg(path)
+        .arg("8M")
+        .output();
+    expect_success(created);
 }
 
 fn spawn_holder(volume: &Path) -> Child {

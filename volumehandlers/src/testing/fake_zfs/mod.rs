@@ -220,6 +220,27 @@ impl FakeZfs {
         })
     }
 
+    /// An operator's `zfs destroy` of a snapshot that nothing keeps.
+    pub fn remove_snapshot(&self, snapshot: &SnapshotOf) -> Result<(), ZfsError> {
+        self.operate(|pool, _| {
+            pool.snapshot_mut(&snapshot.dataset, snapshot.name.as_str())?;
+            let volume = pool.volume_mut(&snapshot.dataset)?;
+            volume.snapshots.retain(|other| other.name != snapshot.name.as_str());
+            Ok(())
+        })
+    }
+
+    /// An operator's `zfs create -V`.
+    pub fn make_dataset(&self, dataset: &Dataset, size_bytes: u64) -> Result<(), ZfsError> {
+        self.operate(|pool, _| {
+            let volume =
+                FakeZvol { size_bytes, blocks: Default::default(), snapshots: Vec::new(), origin: None };
+            let made = FakeDataset { volume: Some(volume), ..FakeDataset::default() };
+            pool.datasets.insert(dataset.to_string(), made);
+            Ok(())
+        })
+    }
+
     /// An operator's `zfs snapshot`, by any name.
     pub fn foreign_snapshot(&self, dataset: &Dataset, name: &str) -> Result<(), ZfsError> {
         self.operate(|pool, now| pool.cut(dataset, name, now))

@@ -17,7 +17,10 @@ const NATIVE_PROPERTIES: &[(&str, &[&str])] =
     &[("compression", &["off", "on", "lz4", "zstd"]), ("volmode", &["default", "full", "dev", "none"])];
 
 impl FakeZfs {
-    fn begin_look(&self, verb: ZfsVerb) -> Result<Loaded, ZfsError> {
+    fn begin_look(&self, verb: ZfsVerb, dataset: &Dataset) -> Result<Loaded, ZfsError> {
+        if dataset.pool() != self.root().pool() {
+            return Err(ZfsError::NoPool { pool: dataset.pool().to_owned() });
+        }
         let (order, trouble) = {
             let mut state = self.lock_state();
             let order = state.orders.get_mut(&verb).and_then(|orders| orders.pop_front());
@@ -34,8 +37,8 @@ impl FakeZfs {
         }
     }
 
-    fn begin_change(&self, verb: ZfsVerb) -> Result<Loaded, ZfsError> {
-        let loaded = self.begin_look(verb)?;
+    fn begin_change(&self, verb: ZfsVerb, dataset: &Dataset) -> Result<Loaded, ZfsError> {
+        let loaded = self.begin_look(verb, dataset)?;
         match self.lock_state().trouble.clone() {
             Some(read_only) => Err(read_only),
             None => Ok(loaded),
@@ -52,7 +55,7 @@ impl FakeZfs {
 
 impl Zfs for FakeZfs {
     fn room(&self, dataset: &Dataset) -> Result<Room, ZfsError> {
-        let loaded = self.begin_look(ZfsVerb::Room)?;
+        let loaded = self.begin_look(ZfsVerb::Room, dataset)?;
         if let Some(read_only) = self.lock_state().trouble.clone() {
             return Err(read_only);
         }
@@ -61,7 +64,7 @@ impl Zfs for FakeZfs {
     }
 
     fn volumes(&self, parent: &Dataset) -> Result<Vec<Zvol>, ZfsError> {
-        let pool = self.begin_look(ZfsVerb::Volumes)?.pool;
+        let pool = self.begin_look(ZfsVerb::Volumes, parent)?.pool;
         let below = format!("{parent}/");
         let is_child = |name: &str| name.strip_prefix(&below).is_some_and(|rest| !rest.contains('/'));
         let volumes = pool.datasets.iter().filter(|(name, found)| is_child(name) && found.volume.is_some());
@@ -69,17 +72,14 @@ impl Zfs for FakeZfs {
     }
 
     fn volume(&self, dataset: &Dataset) -> Result<Zvol, ZfsError> {
-        self.begin_look(ZfsVerb::Volume)?.pool.listed_volume(dataset)
+        self.begin_look(ZfsVerb::Volume, dataset)?.pool.listed_volume(dataset)
     }
 
     fn create_volume(&self, dataset: &Dataset, new: &NewZvol, cx: &HandlerCx<'_>) -> Result<(), ZfsError> {
-        let mut loaded = self.begin_change(ZfsVerb::CreateVolume)?;
+        let mut loaded = self.begin_change(ZfsVerb::CreateVolume, dataset)?;
         refuse_cancelled(cx)?;
         if loaded.pool.datasets.contains_key(dataset.as_str()) {
             return Err(ZfsError::Exists { object: dataset.to_string() });
-        }
-        if dataset.pool() != loaded.pool.name {
-            return Err(ZfsError::NoPool { pool: dataset.pool().to_owned() });
         }
         refuse_wrong_sizes(dataset, new)?;
         for (property, value) in &new.properties {
@@ -108,7 +108,7 @@ impl Zfs for FakeZfs {
     }
 
     fn set_property(&self, dataset: &Dataset, property: &str, value: &str) -> Result<(), ZfsError> {
-        let mut loaded = self.begin_change(ZfsVerb::SetProperty)?;
+        let mut loaded = self.begin_change(ZfsVerb::SetProperty, dataset)?;
         refuse_wrong_property(dataset, property, value)?;
         let found = loaded.pool.datasets.get_mut(dataset.as_str()).ok_or_else(|| missing(dataset))?;
         found.properties.insert(property.to_owned(), value.to_owned());
@@ -116,7 +116,7 @@ impl Zfs for FakeZfs {
     }
 
     fn destroy_volume(&self, dataset: &Dataset, cx: &HandlerCx<'_>) -> Result<(), ZfsError> {
-        let mut loaded = self.begin_change(ZfsVerb::DestroyVolume)?;
+        let mut loaded = self.begin_change(ZfsVerb::DestroyVolume, dataset)?;
         refuse_cancelled(cx)?;
         let volume = loaded.pool.volume(dataset)?;
         self.refuse_open(dataset)?;
@@ -128,21 +128,22 @@ impl Zfs for FakeZfs {
     }
 
     fn flush(&self, dataset: &Dataset) -> Result<(), ZfsError> {
-        self.begin_look(ZfsVerb::Flush)?.pool.volume(dataset)?;
+        self.begin_look(ZfsVerb::Flush, dataset)?.pool.volume(dataset)?;
         self.store.sync()
     }
 
     fn user_of(&self, dataset: &Dataset) -> Result<Option<String>, ZfsError> {
-        self.begin_look(ZfsVerb::UserOf)?.pool.volume(dataset)?;
+        self.begin_look(ZfsVerb::UserOf, dataset)?.pool.volume(dataset)?;
         Ok(self.lock_state().open.get(dataset).map(|users| users.join(", ")))
     }
 
     fn snapshots(&self, dataset: &Dataset) -> Result<Vec<ZfsSnapshot>, ZfsError> {
-        self.begin_look(ZfsVerb::Snapshots)?.pool.listed_snapshots(dataset)
+        self.begin_look(ZfsVerb::Snapshots, dataset)?.pool.listed_snapshots(dataset)
     }
 
     fn snapshot(&self, group: &[SnapshotOf], cx: &HandlerCx<'_>) -> Result<(), ZfsError> {
-        let mut loaded = self.begin_change(ZfsVerb::Snapshot)?;
+        let Some(first) = group.first() else { return Ok(()) };
+        let mut loaded = self.begin_change(ZfsVerb::Snapshot, &first.dataset)?;
         refuse_cancelled(cx)?;
         refuse_wrong_group(group)?;
         let now = self.lock_state().now;
@@ -154,7 +155,8 @@ impl Zfs for FakeZfs {
     }
 
     fn rollback(&self, group: &[SnapshotOf], token: &str, cx: &HandlerCx<'_>) -> Result<(), ZfsError> {
-        let mut loaded = self.begin_change(ZfsVerb::Rollback)?;
+        let Some(first) = group.first() else { return Ok(()) };
+        let mut loaded = self.begin_change(ZfsVerb::Rollback, &first.dataset)?;
         refuse_cancelled(cx)?;
         refuse_wrong_group(group)?;
         for snapshot in group {
@@ -168,7 +170,8 @@ impl Zfs for FakeZfs {
     }
 
     fn destroy_snapshots(&self, group: &[SnapshotOf], cx: &HandlerCx<'_>) -> Result<(), ZfsError> {
-        let mut loaded = self.begin_change(ZfsVerb::DestroySnapshots)?;
+        let Some(first) = group.first() else { return Ok(()) };
+        let mut loaded = self.begin_change(ZfsVerb::DestroySnapshots, &first.dataset)?;
         refuse_cancelled(cx)?;
         let mut found_any = false;
         for snapshot in group {
