@@ -131,7 +131,7 @@ fn what_is_in_the_way_is_named(fixture: &dyn PoolFixture) {
     let refused = zfs.destroy_volume(&free, &unattended());
     assert_eq!(refused, Err(ZfsError::HasSnapshots { object: free.to_string() }));
     let nowhere = at(&dataset_of(&fixture.place("seam-nowhere")), "s");
-    let refused = zfs.snapshot(&[nowhere.clone()], &unattended());
+    let refused = zfs.snapshot(std::slice::from_ref(&nowhere), &unattended());
     assert_eq!(refused, Err(ZfsError::Missing { object: nowhere.dataset.to_string() }));
     zfs.destroy_snapshots(&[nowhere], &unattended()).expect("missing ones are passed over");
 }
@@ -211,7 +211,7 @@ fn wrong_wishes_are_refused(fixture: &dyn PoolFixture) {
 
     let volume = made(fixture, "seam-names");
     let long = at(&volume, &"x".repeat(240));
-    let refused = zfs.snapshot(&[long.clone()], &unattended());
+    let refused = zfs.snapshot(std::slice::from_ref(&long), &unattended());
     assert_eq!(refused, Err(ZfsError::NameTooLong { object: long.to_string() }));
     let stopped = zfs.snapshot(&[at(&volume, "s")], &HandlerCx::new(&|| true, &|_| ()));
     assert_eq!(stopped, Err(ZfsError::Cancelled));
