@@ -183,3 +183,10 @@ fn the_directory_of_a_deleted_applications_snapshot_goes_when_storage_lets_go() 
 fn a_deleted_snapshot_does_not_come_back_from_a_directory_that_was_not_listed() {
     expect_kept(&explore_seed(&bases(), 6873, ONE_CUT, Show::Nothing));
 }
+
+/// A snapshot was deleted and asked for again; the power went when volumemgr's record of the first one was gone and
+/// zedmanager's was not. That looked like damage, and the new one was refused for it (I17).
+#[test]
+fn a_snapshot_asked_for_again_is_not_refused_for_what_is_left_of_the_first() {
+    expect_kept(&explore_seed(&bases(), 8178, ONE_CUT, Show::Nothing));
+}

@@ -5,7 +5,9 @@
 //! | a whole record          | as recorded                  | remains go first (B6); | begin                |
 //! |                         |                              | refused if made before |                      |
 //! | the record of another app | refused                    | refused                | refused              |
-//! | a damaged record        | refused, says why            | refused, says why      | refused, says why    |
+//! | a damaged record        | refused, says why; of the    | as there               | refused, says why    |
+//! |                         | same application and not     |                        |                      |
+//! |                         | made before: remains go first |                       |                      |
 //! | nothing                 | refused: it was made before  | begin                  | refused: unknown     |
 //!
 //! A request that was answered before (the same action and number) gets the same answer: a number acts once.
@@ -13,7 +15,8 @@
 //! zedmanager repeats the request of every snapshot it knows after a restart, with the number of its making and
 //! whether or not the guest runs, and marks it as made. Hence the two careful lines: what was made is never made
 //! again, and where the record is damaged nothing is made in its place; it would be a snapshot of another day
-//! under the old name.
+//! under the old name. What was not made yet was promised to nobody: if an id is asked for again, zedmanager's record of the
+//! deleted snapshot may outlive volumemgr's, which looks like damage.
 
 use std::collections::BTreeMap;
 
@@ -89,6 +92,11 @@ pub fn judge(
             request.snapshot, record.operation, request.operation
         )),
         (Stored::Whole(_), SnapshotAction::Create) => Verdict::DeleteFirst,
+        (Stored::Damaged { app: Some(app), .. }, SnapshotAction::Create)
+            if !request.made && *app == request.app =>
+        {
+            Verdict::DeleteFirst
+        }
         (Stored::Damaged { reason, .. }, _) => {
             Verdict::Refuse(format!("snapshot {} is damaged: {reason}", request.snapshot))
         }

@@ -89,6 +89,29 @@ fn a_request_for_what_was_made_is_refused_where_storage_has_no_record() {
     assert!(matches!(judged, Verdict::Refuse(why) if why.contains("not known")));
 }
 
+/// [003] H3: where the record is damaged nothing is made in its place, unless it never was made: then it is what is left
+/// under an id that is asked for again. What may be another application's is left alone.
+#[test]
+fn what_looks_damaged_gives_way_only_to_what_was_not_made_yet() {
+    let asked = |made| VolumesSnapshotConfig {
+        snapshot: snapshot(1),
+        action: SnapshotAction::Create,
+        volumes: vec![key(1, 3)],
+        app: app(1),
+        operation: OperationNumber(5),
+        made,
+    };
+    let damaged = |app| Stored::Damaged { reason: "it is gone".into(), app, remains: BTreeMap::new() };
+    let judged = |made, app| judge(&asked(made), &damaged(app), None, &TwoVolumes, noon());
+    assert_eq!(judged(false, Some(app(1))), Verdict::DeleteFirst);
+    for (made, owner) in [(true, Some(app(1))), (false, Some(app(2))), (false, None)] {
+        assert!(matches!(judged(made, owner), Verdict::Refuse(why) if why.contains("damaged")));
+    }
+    let rollback = VolumesSnapshotConfig { action: SnapshotAction::Rollback, ..asked(false) };
+    let judged = judge(&rollback, &damaged(Some(app(1))), None, &TwoVolumes, noon());
+    assert!(matches!(judged, Verdict::Refuse(_)));
+}
+
 #[test]
 fn a_deletion_takes_over_what_an_unfinished_intent_made() {
     let unfinished = intent(SnapshotAction::Create, IntentStage::Preparing, &[1, 2]);
