@@ -184,6 +184,20 @@ fn a_deleted_snapshot_does_not_come_back_from_a_directory_that_was_not_listed() 
     expect_kept(&explore_seed(&bases(), 6873, ONE_CUT, Show::Nothing));
 }
 
+/// An older configuration, delivered late, dropped a snapshot that the newest lists; reads failed while its data was to go,
+/// and now the guest runs and keeps its images locked (D1). The check expected it to be done, which it cannot be.
+#[test]
+fn a_deletion_that_failed_waits_for_the_guest_also_where_the_snapshot_is_listed_again() {
+    expect_kept(&explore_seed(&bases(), 7450, ONE_CUT, Show::Nothing));
+}
+
+/// A rollback was done while a second one was refused in the same step: the model took the second one's failure for the
+/// first one's, and the volumes, rightly rolled back, for rolled back without cause.
+#[test]
+fn a_rollback_that_is_done_while_the_next_is_refused_counts_as_done() {
+    expect_kept(&explore_seed(&bases(), 8070, ONE_CUT, Show::Nothing));
+}
+
 /// A snapshot was deleted and asked for again; the power went when volumemgr's record of the first one was gone and
 /// zedmanager's was not. That looked like damage, and the new one was refused for it (I17).
 #[test]

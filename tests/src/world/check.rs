@@ -133,6 +133,11 @@ fn snapshots(app: Uuid, row: &AppInstanceState, ground: &Ground) -> Missing {
             // An older configuration dropped it, and it was named again before its data went: a new request once they have.
             SnapshotState::Deleting { asked: false, .. }
                 if ground.reordered.contains(id) && ground.running(app).is_some() => {}
+            // The same, and storage could not do it while the guest was down ([003] D2).
+            SnapshotState::Deleting { asked: true, error: Some(_), .. }
+                if ground.reordered.contains(id)
+                    && ground.faults.has_impaired
+                    && ground.running(app).is_some() => {}
             // An older configuration dropped it: it is asked for again, and no update has come since.
             SnapshotState::Requested
                 if entry.desc.kind == SnapshotType::AppUpdate && ground.reordered.contains(id) => {}

@@ -13,7 +13,10 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use holdfast_agents::domainmgr::vmm::{Domain, DomainExit, VmSpec};
-use holdfast_types::{AppInstanceState, OperationNumber, Phase, RollbackTarget, SnapshotId, SnapshotState};
+use holdfast_types::{
+    AppInstanceState, OperationNumber, Phase, RollbackTarget, SnapshotAction, SnapshotId, SnapshotState,
+    VolumesSnapshotStatus,
+};
 use uuid::Uuid;
 
 use super::controller::{Orders, Sent};
@@ -174,14 +177,16 @@ impl Ground {
         }
     }
 
-    /// zedmanager's row of an application, whenever it is another one. `volume_path` says where a volume lies.
+    /// zedmanager's row of an application, whenever it is another one. `volume_path` says where a volume lies, `answers` is
+    /// what storage says of its snapshots.
     pub fn row_changed(
         &mut self,
         row: &AppInstanceState,
         volume_path: &dyn Fn(&holdfast_types::VolumeKey) -> PathBuf,
+        answers: &dyn Fn() -> Vec<Arc<VolumesSnapshotStatus>>,
     ) {
         let app = row.app.0;
-        self.rollback_moves(app, row);
+        self.rollback_moves(app, row, answers);
         for (id, entry) in &row.snapshots {
             let available = matches!(entry.state, SnapshotState::Available(_));
             if available && !self.promised.contains(id) {
@@ -198,7 +203,12 @@ impl Ground {
     /// A rollback is done when its operation, having come to the volumes, is gone from the row: from then on the volumes
     /// hold what the snapshot holds. I6: it was ordered, and no counter acts twice. One that failed leaves everything as it
     /// was (I1, C6), says so, and needs a fault for an excuse.
-    fn rollback_moves(&mut self, app: Uuid, row: &AppInstanceState) {
+    fn rollback_moves(
+        &mut self,
+        app: Uuid,
+        row: &AppInstanceState,
+        answers: &dyn Fn() -> Vec<Arc<VolumesSnapshotStatus>>,
+    ) {
         let running = row.operation.as_ref().and_then(|op| Some((op.number, op.phase, op.rollback.clone()?)));
         let past = self.past.entry(app).or_default();
         let Some((number, phase, target)) = std::mem::replace(&mut past.rolling, running) else { return };
@@ -212,7 +222,7 @@ impl Ground {
         let ordered = self.orders.rollbacks.iter().any(|order| {
             order.app == app && order.counter == target.counter && order.snapshot == target.snapshot
         });
-        let failure = failure_of(row, number, &target);
+        let failure = failure_of(row, number, &target, &answers());
         let past = self.past.entry(app).or_default();
         let acted = std::mem::replace(&mut past.acted_counter, target.counter);
         match failure {
@@ -314,9 +324,24 @@ impl std::fmt::Write for Hashed {
 }
 
 /// What the rollback that has just ended failed of. In the same step another order may have been refused, and that failure
-/// bears the same number; but what became of a snapshot's own rollback stands on the snapshot ([003] C6, A6).
-fn failure_of(row: &AppInstanceState, number: OperationNumber, target: &RollbackTarget) -> Option<String> {
+/// bears the same number; but what became of a snapshot's own rollback stands on the snapshot ([003] C6, A6). If it was
+/// another rollback that was refused, its failure stands on the snapshot as well: then storage's answer tells.
+fn failure_of(
+    row: &AppInstanceState,
+    number: OperationNumber,
+    target: &RollbackTarget,
+    answers: &[Arc<VolumesSnapshotStatus>],
+) -> Option<String> {
     let failure = row.last_failure.as_ref().filter(|failure| failure.number == number)?;
+    let is_answer = |answer: &&Arc<VolumesSnapshotStatus>| {
+        answer.snapshot == target.snapshot
+            && (answer.operation, answer.result_of) == (number, SnapshotAction::Rollback)
+    };
+    if row.rollback_counter > target.counter
+        && let Some(answer) = answers.iter().find(is_answer)
+    {
+        return answer.error.as_ref().map(|error| error.summary.clone());
+    }
     let error = match row.snapshots.get(&target.snapshot).map(|entry| &entry.state) {
         // It may have been dropped in the same step.
         Some(SnapshotState::Available(instance) | SnapshotState::Deleting { instance, .. }) => {

@@ -44,7 +44,7 @@ use holdfast_agents::runtime::{
 use holdfast_agents::volumemgr::testing::MemFetcher;
 use holdfast_persist::mem_disk::{Fate, MemDisk};
 use holdfast_persist::{Disk, PersistLayout};
-use holdfast_types::{AppInstanceState, DeviceId, Topic, VolumeKey, error_chain};
+use holdfast_types::{AppInstanceState, DeviceId, Topic, VolumeKey, VolumesSnapshotStatus, error_chain};
 use holdfast_volumehandlers::Backing;
 use holdfast_volumehandlers::testing::FakeImageTool;
 use uuid::Uuid;
@@ -410,7 +410,8 @@ impl World {
         let mut ground = locked(&self.ground);
         for row in &rows {
             if !self.rows_seen.iter().any(|seen| Arc::ptr_eq(seen, row)) {
-                ground.row_changed(row, &|key| volume_path(&self.layout, key));
+                let answers = || self.services.bus.rows::<VolumesSnapshotStatus>();
+                ground.row_changed(row, &|key| volume_path(&self.layout, key), &answers);
             }
         }
         self.rows_seen = rows;
