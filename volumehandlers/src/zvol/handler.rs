@@ -20,6 +20,7 @@ use std::sync::Arc;
 
 use holdfast_types::volume::Format;
 
+use super::caught::Guarded;
 use super::zfs::{Dataset, NewZvol, STATE_PROPERTY, Zfs, ZfsError, Zvol};
 use super::{NAME, in_the_way};
 use crate::context::HandlerCx;
@@ -53,7 +54,7 @@ pub struct ZvolHandler {
 impl ZvolHandler {
     /// Touches nothing that is not below `root`.
     pub fn new(zfs: Arc<dyn Zfs>, tool: Arc<dyn ImageTool>, root: Dataset) -> Self {
-        ZvolHandler { zfs, tool, root }
+        ZvolHandler { zfs: Arc::new(Guarded::new(zfs)), tool, root }
     }
 
     /// The dataset of a device, if it may be one of our volumes.
@@ -140,6 +141,8 @@ impl ZvolHandler {
             block_size_bytes: BLOCK_SIZE_BYTES,
             properties: vec![
                 ("compression".to_owned(), "zstd".to_owned()),
+                // The partitions in it are the guest's: the host looks for none, and makes no devices of them.
+                ("volmode".to_owned(), "dev".to_owned()),
                 (STATE_PROPERTY.to_owned(), FILLING.to_owned()),
             ],
         };
