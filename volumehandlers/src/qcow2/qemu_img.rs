@@ -28,6 +28,11 @@ use crate::error::ToolError;
 use crate::process::{self, Ended};
 use crate::tool::{Access, CheckReport, ImageInfo, ImageSnapshot, ImageTool, Mend, qemu_format};
 
+/// What the kernel says of a volume's device while the pool's configuration is locked (`zvol/device.rs` tells more). It has waited
+/// for a second by then.
+const NOT_YET: &str = "No such device or address";
+const OPEN_TRIES: usize = 5;
+
 /// The qemu-img program.
 #[derive(Debug, Clone)]
 pub struct QemuImg {
@@ -138,7 +143,15 @@ impl ImageTool for QemuImg {
             plain(device),
         ];
         let content_bytes = length(from.0).saturating_mul(10);
-        self.succeed(&arguments, limit::for_content(content_bytes), cx).map(drop)
+        let mut written = Ok(());
+        for _ in 0..OPEN_TRIES {
+            written = self.succeed(&arguments, limit::for_content(content_bytes), cx).map(drop);
+            match &written {
+                Err(ToolError::Failed { stderr, .. }) if stderr.contains(NOT_YET) => {}
+                _ => break,
+            }
+        }
+        written
     }
 
     fn resize(
@@ -271,7 +284,9 @@ fn sort_error(ended: &Ended) -> ToolError {
         ToolError::NoSpace { stderr }
     } else if says("No such file or directory") {
         ToolError::Missing { stderr }
-    } else if says("Could not open") && !says("Permission denied") && !says("Input/output error") {
+    } else if says("Could not open")
+        && !["Permission denied", "Input/output error", NOT_YET].into_iter().any(says)
+    {
         // All else that keeps an image from being opened is in its own bytes.
         ToolError::NotAnImage { stderr }
     } else {
@@ -411,7 +426,7 @@ mod tests {
         let foreign = "qemu-img: Could not open 'a': Image is not in qcow2 format";
         assert!(matches!(failed(foreign), ToolError::NotAnImage { .. }));
         // The file may be whole, and only the way to it is not.
-        for passing in ["Permission denied", "Input/output error"] {
+        for passing in ["Permission denied", "Input/output error", NOT_YET] {
             let error = failed(&format!("qemu-img: Could not open 'a': {passing}"));
             assert!(matches!(error, ToolError::Failed { .. }), "{passing}");
         }

@@ -230,7 +230,7 @@ pub(super) fn write_pattern(image: &Path, format: Format, offset: u64, length: u
 }
 
 /// FNV-1a by words; disks are whole sectors, so no byte is left over.
-pub(super) fn digest(bytes: &[u8]) -> u64 {
+fn digest(bytes: &[u8]) -> u64 {
     bytes.as_chunks::<8>().0.iter().fold(0xcbf2_9ce4_8422_2325, |sum, word| {
         (sum ^ u64::from_le_bytes(*word)).wrapping_mul(0x0000_0100_0000_01b3)
     })

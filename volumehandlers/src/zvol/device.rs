@@ -3,6 +3,9 @@
 //! Who has it open is asked twice: an exclusive open, which the kernel refuses for what is mounted or claimed by it, and a look
 //! through `/proc`, for QEMU claims nothing. Processes that this one may not look into are not seen; ZFS itself then refuses a rollback
 //! and a destruction under an open device, without saying whose it is.
+//!
+//! **Why an open is tried again.** While another command holds the pool's configuration, the kernel gives up opening a volume's device
+//! after a second and says that there is no such device (seen: two volumes made at once, OpenZFS 2.1.11).
 
 #![allow(clippy::disallowed_methods, reason = "part of the Zfs seam: it looks at real devices")]
 
@@ -16,13 +19,15 @@ use crate::context::HandlerCx;
 
 /// udev makes the link; on a busy node it has much to do.
 const DEVICE_LIMIT: Duration = Duration::from_secs(30);
+/// The kernel's own limit for one try is a second.
+const OPEN_LIMIT: Duration = Duration::from_secs(10);
 const LOOK_UP: Duration = Duration::from_millis(20);
 
 /// Waits until the device has appeared, or says that it has not.
 pub(super) fn wait_for(dataset: &Dataset, cx: &HandlerCx<'_>) -> Result<(), ZfsError> {
     let device = dataset.device();
     let started = Instant::now();
-    while !is_device(&device) {
+    while !is_device(&device) || is_not_yet(&File::open(&device).map(drop)) {
         if cx.cancelled() {
             return Err(ZfsError::Cancelled);
         }
@@ -38,9 +43,11 @@ pub(super) fn wait_for(dataset: &Dataset, cx: &HandlerCx<'_>) -> Result<(), ZfsE
 /// Makes durable what was written to the device by whoever has closed it, or has it open still.
 pub(super) fn flush(dataset: &Dataset) -> Result<(), ZfsError> {
     let device = dataset.device();
-    File::open(&device).and_then(|device| device.sync_all()).map_err(|error| match error.kind() {
-        std::io::ErrorKind::NotFound => ZfsError::Missing { object: dataset.to_string() },
-        _ => failed("flushing", dataset, &error),
+    open(&device, OpenOptions::new().read(true)).and_then(|device| device.sync_all()).map_err(|error| {
+        match error.kind() {
+            std::io::ErrorKind::NotFound => ZfsError::Missing { object: dataset.to_string() },
+            _ => failed("flushing", dataset, &error),
+        }
     })
 }
 
@@ -55,7 +62,7 @@ pub(super) fn user_of(dataset: &Dataset) -> Result<Option<String>, ZfsError> {
     if let Some(process) = process_with(number) {
         return Ok(Some(process));
     }
-    let exclusive = OpenOptions::new().read(true).custom_flags(libc_o_excl()).open(&device);
+    let exclusive = open(&device, OpenOptions::new().read(true).custom_flags(exclusively()));
     match exclusive {
         Ok(_) => Ok(None),
         Err(error) if error.raw_os_error() == Some(EBUSY) => Ok(Some(holder_of(number))),
@@ -84,9 +91,26 @@ pub(super) fn with_users(error: ZfsError, group: &[SnapshotOf]) -> ZfsError {
     }
 }
 
-const EBUSY: i32 = 16;
+/// Opens a device, again and again while the kernel says that it is not there yet.
+pub(crate) fn open(device: &Path, options: &OpenOptions) -> std::io::Result<File> {
+    let started = Instant::now();
+    loop {
+        let opened = options.open(device);
+        if !is_not_yet(&opened) || started.elapsed() > OPEN_LIMIT {
+            return opened;
+        }
+        std::thread::sleep(LOOK_UP);
+    }
+}
 
-fn libc_o_excl() -> i32 {
+const EBUSY: i32 = 16;
+const ENXIO: i32 = 6;
+
+fn is_not_yet<T>(opened: &std::io::Result<T>) -> bool {
+    opened.as_ref().is_err_and(|error| error.raw_os_error() == Some(ENXIO))
+}
+
+fn exclusively() -> i32 {
     rustix::fs::OFlags::EXCL.bits().cast_signed()
 }
 

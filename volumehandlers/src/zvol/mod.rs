@@ -12,7 +12,7 @@
 mod caught;
 mod command;
 mod detect;
-mod device;
+pub(crate) mod device;
 mod group;
 mod handler;
 pub mod in_the_way;
