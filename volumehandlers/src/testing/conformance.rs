@@ -1,8 +1,8 @@
 //! One suite for every handler that can snapshot: whatever passes it may be used by volumemgr.
 //!
 //! A fixture brings a handler with its storage, and the hands to do what happens behind a handler's back: a guest
-//! writes, a stranger holds the image, a snapshot gets a twin. The cases are in `cases.rs` and, for volumes that are image files,
-//! in `image_cases.rs`; each tells one story,
+//! writes, a stranger holds the image, a snapshot gets a twin. The cases are in `cases.rs`, `trouble_cases.rs` and, for volumes
+//! that are image files, `image_cases.rs`; each tells one story,
 //! and after each step the volume must be sound ([003] J4).
 
 use std::any::Any;
@@ -13,7 +13,7 @@ use std::sync::Arc;
 use holdfast_persist::Disk;
 use holdfast_types::volume::Format;
 
-use super::{cases, image_cases};
+use super::{cases, image_cases, trouble_cases};
 use crate::handler::VolumeHandler;
 use crate::tool::ImageTool;
 
@@ -107,7 +107,7 @@ pub fn run(fixture: &dyn Fixture) {
         Kind::ImageFiles => image_cases::ALL,
         Kind::Devices => &[],
     };
-    for (name, case) in cases::ALL.iter().chain(of_this_kind) {
+    for (name, case) in cases::ALL.iter().chain(trouble_cases::ALL).chain(of_this_kind) {
         eprintln!("{}: {name}", fixture.name());
         case(fixture);
     }

@@ -25,6 +25,7 @@ pub mod real;
 mod real_pool;
 mod records;
 mod seam_cases;
+mod trouble_cases;
 mod zvol_cases;
 
 pub use conformance::{Fixture, Kind, run};

@@ -214,7 +214,8 @@ pub trait Zfs: Send + Sync + Debug {
     /// `process 4711 (qemu-system-x86)`.
     fn user_of(&self, dataset: &Dataset) -> Result<Option<String>, ZfsError>;
 
-    /// The volume's snapshots in the order of their making (transaction group, then guid).
+    /// The volume's snapshots in the order of their making (transaction group, then guid). Not on a read-only pool: the kernel runs no
+    /// channel program there.
     fn snapshots(&self, dataset: &Dataset) -> Result<Vec<ZfsSnapshot>, ZfsError>;
 
     /// Cuts all of these in one transaction group, or none. All datasets are in one pool and named once.

@@ -132,7 +132,8 @@ impl FakeZfs {
         self.lock_state().orders.entry(verb).or_default().push_back(Order::Panic(said.to_owned()));
     }
 
-    /// Until this is taken back with `None`, every call fails so; with [`ZfsError::ReadOnly`], every change.
+    /// Until this is taken back with `None`, every call fails so; with [`ZfsError::ReadOnly`], every change, and lists
+    /// of snapshots, which are channel programs.
     pub fn set_trouble(&self, trouble: Option<ZfsError>) {
         self.lock_state().trouble = trouble;
     }

@@ -138,7 +138,7 @@ impl Zfs for FakeZfs {
     }
 
     fn snapshots(&self, dataset: &Dataset) -> Result<Vec<ZfsSnapshot>, ZfsError> {
-        self.begin_look(ZfsVerb::Snapshots, dataset)?.pool.listed_snapshots(dataset)
+        self.begin_change(ZfsVerb::Snapshots, dataset)?.pool.listed_snapshots(dataset)
     }
 
     fn snapshot(&self, group: &[SnapshotOf], cx: &HandlerCx<'_>) -> Result<(), ZfsError> {
