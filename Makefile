@@ -11,6 +11,8 @@ CARGO ?= cargo
 TEST_TIMEOUT ?= 1200
 # At a terminal Ctrl-C must reach the tests; elsewhere the deadline must reach all their processes.
 TIMEOUT_FLAGS := --kill-after=30 $(shell test -t 0 && echo --foreground)
+# ZFS by its library where the headers are; asked for again in each recipe, because setup may have just installed them.
+FEATURES = $(shell pkg-config --exists libzfs 2>/dev/null && echo --features holdfast-agents/libzetta)
 TARGET_DIR := $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR),target)
 
 .DEFAULT_GOAL := help
@@ -25,20 +27,20 @@ setup: ## install what demo and tests need and is missing: QEMU and small tools 
 
 demo: setup ## the whole story on a real guest, live: deploy, snapshot, upgrade, roll back, kill -9, delete
 	@echo "demo: building (the first time, this takes some minutes)"
-	@$(CARGO) build -p holdfast-agents --bin holdfast -p holdfast-tests --bin demo
+	@$(CARGO) build $(FEATURES) -p holdfast-agents --bin holdfast -p holdfast-tests --bin demo
 	@$(TARGET_DIR)/debug/demo $(DEMO_FLAGS)
 
 test: setup fmt-check clippy ## everything: format, lints, all tests (those on a real guest included)
-	$(CARGO) test --workspace --no-run
-	timeout $(TIMEOUT_FLAGS) $(TEST_TIMEOUT) $(CARGO) test --workspace
+	$(CARGO) test --workspace $(FEATURES) --no-run
+	timeout $(TIMEOUT_FLAGS) $(TEST_TIMEOUT) $(CARGO) test --workspace $(FEATURES)
 	$(MAKE) --no-print-directory zfs-test
 
 zfs-guest: setup ## the guest that make zfs-test runs in, with OpenZFS's modules compiled: minutes the first time, then at once
 	@tests/zfsguest/build.sh $(TARGET_DIR)/zfsguest
 
 zfs-test: zfs-guest ## tests on real OpenZFS, inside a guest: under 3 minutes (ZFS_TEST_FLAGS=--required: no skipping)
-	$(CARGO) build --package holdfast-tests --bin zfs-test
-	timeout $(TIMEOUT_FLAGS) 900 $(TARGET_DIR)/debug/zfs-test $(ZFS_TEST_FLAGS)
+	$(CARGO) build $(FEATURES) --package holdfast-tests --bin zfs-test
+	timeout $(TIMEOUT_FLAGS) 900 $(TARGET_DIR)/debug/zfs-test $(FEATURES) $(ZFS_TEST_FLAGS)
 
 # Both are components of the Rust toolchain that a machine may lack. Continuous integration has them.
 fmt-check:
@@ -47,11 +49,11 @@ fmt-check:
 
 clippy:
 	@if $(CARGO) clippy --version >/dev/null 2>&1; then echo "$(CARGO) clippy"; \
-		$(CARGO) clippy --workspace --all-targets -- -D warnings; \
+		$(CARGO) clippy --workspace $(FEATURES) --all-targets -- -D warnings; \
 	else echo "test: skipped: lints are not checked, clippy is not installed (rustup component add clippy)"; fi
 
 build: ## the holdfast binary and the controller simulator, optimised
-	$(CARGO) build --release --locked --bins
+	$(CARGO) build $(FEATURES) --release --locked --bins
 
 install: ## binary, service, docs, example settings (DESTDIR, PREFIX); existing settings are kept. Build first.
 	@test -x $(TARGET_DIR)/release/holdfast || { echo "install: no $(TARGET_DIR)/release/holdfast: run make build first" >&2; exit 1; }
@@ -74,7 +76,7 @@ SEED ?= 0
 SEEDS ?= 1000
 
 soak-build: setup ## builds what make soak, soak-twice, soak-real and powercut run, optimised
-	$(CARGO) build --profile soak --locked --package holdfast-tests --bin soak --bin soak-real --bin powercut
+	$(CARGO) build $(FEATURES) --profile soak --locked --package holdfast-tests --bin soak --bin soak-real --bin powercut
 
 soak: soak-build ## cuts the power of simulated nodes CUTS times, from SEED on; fails on the first broken promise
 	$(TARGET_DIR)/soak/soak --cuts $(CUTS) --seed $(SEED)
@@ -93,8 +95,12 @@ recovery: setup ## boots a node of 100 applications and 800 snapshots on real fi
 	$(CARGO) run --release --locked --package holdfast-tests --bin recovery
 
 powercut: CUTS = 10
-powercut: soak-build zfs-guest ## cuts the power of a guest with a real node in it CUTS times; fails on a broken promise
-	$(TARGET_DIR)/soak/powercut --cuts $(CUTS) --seed $(SEED) --directory $(KILL_DIRECTORY)
+STORAGE ?= ext4 zfs
+
+powercut: soak-build zfs-guest ## cuts the power of a guest with a real node in it CUTS times on each STORAGE (ext4, zfs); fails on a broken promise
+	for storage in $(STORAGE); do \
+		$(TARGET_DIR)/soak/powercut --storage $$storage --cuts $(CUTS) --seed $(SEED) --directory $(KILL_DIRECTORY) || exit 1; \
+	done
 
 # One of 200 parts, spread over all files: about five mutants. SHARD=0/1 is all of them, and takes half a day.
 SHARD ?= 0/200

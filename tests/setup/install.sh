@@ -64,6 +64,8 @@ busybox_is_static || want busybox-static "is the test guest's user space"
 # tests on ZFS are skipped, and all else works.
 runs gcc-12 --version || want gcc-12 "compiles OpenZFS's modules for the inner test machine, as Debian's kernel was compiled"
 openzfs_is_known() { apt-cache show --no-all-versions zfs-dkms; }
+# What libzetta is compiled with: where they are, `make` builds with it, and where not, ZFS is driven by its command.
+openzfs_headers_are_there() { pkg-config --exists libzfs; }
 mke2fs_is_there() { [ -x /sbin/mke2fs ]; }
 mke2fs_is_there || want e2fsprogs "makes the inner test machine's disks"
 runs strip --version || want binutils "makes the inner test machine's programs smaller"
@@ -72,7 +74,7 @@ runs setpriv --version || want util-linux "ends the inner test machine with whoe
 # The test guest's kernel is not installed, only downloaded and unpacked (tests/guest/build.sh); for that apt must know of it.
 kernel_is_known() { apt-cache show --no-all-versions linux-image-cloud-amd64; }
 
-if [ ${#packages[@]} -eq 0 ] && qemu_runs && runs kernel_is_known && runs openzfs_is_known; then
+if [ ${#packages[@]} -eq 0 ] && qemu_runs && runs kernel_is_known && runs openzfs_is_known && runs openzfs_headers_are_there; then
     exit 0
 fi
 
@@ -81,6 +83,11 @@ as_root apt-get update -qq || say "apt-get update had errors; going on with the 
 qemu_runs || want_qemu
 runs openzfs_is_known || as_root "$(dirname "$0")/contrib.sh" || say "warning: no OpenZFS in the package sources; the tests on it will be skipped"
 [ ${#packages[@]} -eq 0 ] || as_root apt-get install --yes --quiet=2 --no-install-recommends --allow-downgrades "${packages[@]}"
+if runs openzfs_is_known && ! runs openzfs_headers_are_there; then
+    say "needs libzfslinux-dev and pkg-config: Holdfast speaks to ZFS by its library"
+    as_root apt-get install --yes --quiet=2 --no-install-recommends libzfslinux-dev pkg-config ||
+        say "warning: they cannot be installed; Holdfast will speak to ZFS by the zfs command only"
+fi
 
 qemu-img --version >/dev/null || fail "qemu-img does not run after the installation"
 qemu-system-x86_64 --version >/dev/null || fail "qemu-system-x86_64 does not run after the installation"

@@ -6,22 +6,23 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 use std::time::Instant;
 
-use anyhow::{Context, bail};
 use clap::{Parser, Subcommand};
 use holdfast_tests::controller::{Server, ServerSettings};
+use holdfast_tests::powercut::inside;
 use holdfast_tests::powercut::rig::{Ground, Rig};
+use holdfast_tests::powercut::storage::Storage;
 use holdfast_tests::powercut::supervisor::Supervisor;
 use holdfast_tests::powercut::tally::Tally;
-use holdfast_tests::powercut::{PERSIST, inside};
 use holdfast_tests::real_kills::rig::Trouble;
 use holdfast_tests::zfs_guest::ZfsGuest;
 use holdfast_tests::zfs_guest::machine::Machine;
 use holdfast_tests::zfs_guest::programs::Programs;
 
-const DISK_BYTES: u64 = 1 << 30;
+/// The persist directory, in the guest.
+const PERSIST: &str = "/data/persist";
 const MEMORY_MIB: u32 = 1024;
 /// Then the disk is thrown away, and another with other volumes takes its place.
 const ORDERS_PER_DISK: usize = 24;
@@ -37,6 +38,9 @@ struct Arguments {
     cuts: u64,
     #[arg(long, default_value_t = 0)]
     seed: u64,
+    /// What is on the disk
+    #[arg(long, value_enum, default_value_t = Storage::Ext4)]
+    storage: Storage,
     /// `tcg`, or `kvm` where that is known to work
     #[arg(long, default_value = "tcg")]
     accelerator: String,
@@ -52,14 +56,14 @@ struct Arguments {
 enum Role {
     /// The node, in the guest
     #[command(hide = true)]
-    Inside { host: SocketAddr, controller: String, persist: PathBuf },
+    Inside { storage: Storage, host: SocketAddr, controller: String },
 }
 
 fn main() -> ExitCode {
     let mut arguments = Arguments::parse();
     let done = match arguments.role.take() {
-        Some(Role::Inside { host, controller, persist }) => {
-            inside::run(host, controller, persist).map(|()| ExitCode::SUCCESS)
+        Some(Role::Inside { storage, host, controller }) => {
+            inside::run(host, controller, PERSIST.into(), storage.volumes()).map(|()| ExitCode::SUCCESS)
         }
         None => run(&arguments),
     };
@@ -71,14 +75,13 @@ fn main() -> ExitCode {
 
 fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let guest = match ZfsGuest::ensure() {
+        Ok(ZfsGuest { zfs: Err(why), .. }) if arguments.storage == Storage::Zfs => return skip(&why),
         Ok(guest) => guest,
-        Err(why) => {
-            println!("powercut: skipped: {why}");
-            return Ok(ExitCode::SUCCESS);
-        }
+        Err(why) => return skip(&why.to_string()),
     };
     let directory = tempfile::Builder::new().prefix("holdfast-powercut-").tempdir_in(&arguments.directory)?;
-    println!("powercut: seed {}, disks below {}", arguments.seed, directory.path().display());
+    let (seed, storage) = (arguments.seed, arguments.storage);
+    println!("powercut: seed {seed}, {} below {}", storage.name(), directory.path().display());
     let mut ground = ground(arguments, &guest, directory.path())?;
     let started = Instant::now();
     for number in 0.. {
@@ -86,7 +89,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
             break;
         }
         let disk = directory.path().join(format!("disk-{number}"));
-        make_disk(&disk)?;
+        storage.make_disk(&disk)?;
         let mut rig = Rig::new(&mut ground, disk.clone(), arguments.seed.wrapping_mul(1_000_003) + number);
         let lived = rig.live(ORDERS_PER_DISK);
         let (story, console) = (std::mem::take(&mut rig.story), std::mem::take(&mut rig.console));
@@ -110,6 +113,11 @@ fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     Ok(ended(&ground, 0, started))
 }
 
+fn skip(why: &str) -> anyhow::Result<ExitCode> {
+    println!("powercut: skipped: {why}");
+    Ok(ExitCode::SUCCESS)
+}
+
 fn ended(ground: &Ground, violations: u64, started: Instant) -> ExitCode {
     println!("{}", ground.tally.summary());
     let seconds = started.elapsed().as_secs_f64();
@@ -125,14 +133,16 @@ fn ground(arguments: &Arguments, guest: &ZfsGuest, directory: &Path) -> anyhow::
     programs.add(&std::env::current_exe()?, "powercut")?;
     // To the machine, this one is 10.0.2.2.
     programs.set_main(&format!(
-        "mount -t ext4 /dev/vdb /data && exec /programs/bin/powercut inside 10.0.2.2:{} http://10.0.2.2:{} {PERSIST}\n",
+        "set -e\n{}exec /programs/bin/powercut inside {} 10.0.2.2:{} http://10.0.2.2:{}\n",
+        arguments.storage.mount_script(),
+        arguments.storage.name(),
         supervisor.address().port(),
         controller.address().port(),
     ))?;
     let disk = directory.join("programs.img");
     programs.write_disk(&disk)?;
     let initramfs = directory.join("initramfs");
-    guest.write_initramfs(&initramfs, false)?;
+    guest.write_initramfs(&initramfs, arguments.storage == Storage::Zfs)?;
     let machine = Machine {
         kernel: guest.kernel.clone(),
         initramfs,
@@ -145,16 +155,12 @@ fn ground(arguments: &Arguments, guest: &ZfsGuest, directory: &Path) -> anyhow::
         options: String::new(),
         accelerator: arguments.accelerator.clone(),
     };
-    Ok(Ground { machine, supervisor, controller, tally: Tally::default(), cuts: arguments.cuts })
-}
-
-/// An empty ext4.
-fn make_disk(path: &Path) -> anyhow::Result<()> {
-    std::fs::File::create(path)?.set_len(DISK_BYTES)?;
-    let output =
-        Command::new("/sbin/mke2fs").args(["-q", "-F", "-t", "ext4"]).arg(path).output().context("mke2fs")?;
-    if !output.status.success() {
-        bail!("mke2fs: {}", String::from_utf8_lossy(&output.stderr).trim());
-    }
-    Ok(())
+    Ok(Ground {
+        machine,
+        supervisor,
+        controller,
+        tally: Tally::default(),
+        storage: arguments.storage,
+        cuts: arguments.cuts,
+    })
 }

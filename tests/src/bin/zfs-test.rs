@@ -14,7 +14,7 @@ use clap::Parser;
 use holdfast_tests::zfs_guest::ZfsGuest;
 use holdfast_tests::zfs_guest::trial::{self, Trial};
 
-/// Test binaries that mean something on ZFS. `conformance` runs the qcow2 suite with its images on a ZFS file system.
+/// Test binaries that mean something on ZFS: `conformance` is the qcow2 suite with its images on a ZFS file system.
 const TESTS: [&str; 1] = ["conformance"];
 
 /// Runs tests on real OpenZFS, inside a guest
@@ -27,8 +27,8 @@ struct Arguments {
     /// Goes to cargo: features the tests are built with
     #[arg(long)]
     features: Option<String>,
-    /// How long the guest may take, in seconds
-    #[arg(long, default_value_t = 170)]
+    /// How long the guest may take, in seconds; alone on a machine it needs a third of that
+    #[arg(long, default_value_t = 500)]
     seconds: u64,
     /// `tcg`, or `kvm` where that is known to work
     #[arg(long, default_value = "tcg")]
@@ -36,8 +36,8 @@ struct Arguments {
     /// Fail where the guest cannot be built, in place of skipping
     #[arg(long)]
     required: bool,
-    /// Goes to each test binary
-    #[arg(last = true)]
+    /// Goes to each test binary. What tests fakes needs no guest
+    #[arg(last = true, default_values_t = ["--skip", "the_fake"].map(String::from))]
     test_arguments: Vec<String>,
 }
 
@@ -106,7 +106,8 @@ fn build(arguments: &Arguments) -> anyhow::Result<Vec<Trial>> {
         bail!("cargo ends with {}", output.status);
     }
     let messages = String::from_utf8(output.stdout)?;
-    let built: Vec<Trial> = messages.lines().filter_map(|line| executable(line, arguments)).collect();
+    let mut built: Vec<Trial> = messages.lines().filter_map(|line| executable(line, arguments)).collect();
+    built.sort_by_key(|trial| arguments.tests.iter().position(|name| *name == trial.name));
     if built.is_empty() {
         bail!("cargo built none of {}", arguments.tests.join(", "));
     }

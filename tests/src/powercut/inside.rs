@@ -19,14 +19,15 @@ use holdfast_types::DeviceId;
 use super::lines::{FromInside, Line, ToInside};
 use super::marking_vmm::MarkingVmm;
 use crate::real_kills::DEVICE;
-use crate::real_kills::inspect::{self, Persist};
+use crate::real_kills::inspect::{self, Persist, Volumes};
 
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
 const RESERVE_BYTES: u64 = 64 * 1024;
 
 /// Runs until the power goes, or the node ends by itself.
-pub fn run(host: SocketAddr, controller: String, persist: PathBuf) -> anyhow::Result<()> {
-    let looked_at = Persist { layout: PersistLayout::new(&persist), scratch: "/tmp/scratch.raw".into() };
+pub fn run(host: SocketAddr, controller: String, persist: PathBuf, volumes: Volumes) -> anyhow::Result<()> {
+    let layout = PersistLayout::new(&persist);
+    let looked_at = Persist { layout, scratch: "/tmp/scratch.raw".into(), volumes };
     let mut line = Line::new(TcpStream::connect(host).context("no way to the host")?)?;
     let (hit, phase) = inspect::under_way(&looked_at).map_err(anyhow::Error::msg)?;
     line.say(&FromInside::Hello { hit, phase })?;

@@ -9,7 +9,6 @@
 
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpStream};
-use std::path::Path;
 use std::process::Command;
 use std::sync::Mutex;
 
@@ -21,7 +20,7 @@ use uuid::Uuid;
 
 use super::MEMORY_BASE_KIB;
 use super::lines::{Found, FromInside, Line, ToInside};
-use crate::real_kills::content::{BLOCK_BYTES, CHUNK_BYTES, ChunkHash, Write};
+use crate::real_kills::content::{BLOCK_BYTES, Write};
 use crate::real_kills::image;
 
 #[derive(Debug)]
@@ -58,24 +57,9 @@ impl MarkingVmm {
 fn found(disk: &Disk) -> anyhow::Result<Found> {
     let digest = match disk.format {
         DiskFormat::Qcow2 => image::read(&disk.path)?.active,
-        _ => raw_digest(&disk.path)?,
+        _ => image::read_raw(&disk.path)?,
     };
     Ok(Found { path: disk.path.display().to_string(), digest })
-}
-
-/// Of a raw file or a device.
-pub fn raw_digest(path: &Path) -> std::io::Result<String> {
-    use std::io::Read;
-    let mut file = std::fs::File::open(path)?;
-    let mut hash = ChunkHash::default();
-    for number in 0.. {
-        let mut chunk = Vec::new();
-        if file.by_ref().take(CHUNK_BYTES).read_to_end(&mut chunk)? == 0 {
-            break;
-        }
-        hash.add(number, &chunk);
-    }
-    Ok(hash.finish())
 }
 
 /// By one `qemu-io` for all disks.

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   host                                              inner machine (QEMU, killed)
-//!   rig: orders, life ──▶ controller ◀────HTTP─────── the real node: agents, persist, qemu-img; ext4 on a virtual disk
+//!   rig: orders, life ──▶ controller ◀────HTTP─────── the real node: agents, persist; ext4 and qemu-img, or a pool
 //!        │      ▲                                       │ guests: simulated, but what they write is written
 //!        │      └── Starting{found} ◀─── supervisor ────┤
 //!        ├── Mark{writes} ─────────────▶ (TCP lines) ──▶│
@@ -21,6 +21,7 @@
 //! | `life` | what guests may find, and what the volumes and snapshots must hold: pure |
 //! | `supervisor` | the host's end of the lines |
 //! | `rig` | one disk with one application: orders, cuts, recoveries |
+//! | `storage` | what is on the disk: ext4, or a pool |
 //! | `tally` | where the cuts fell, how long things take |
 
 pub mod inside;
@@ -28,10 +29,9 @@ pub mod life;
 pub mod lines;
 pub mod marking_vmm;
 pub mod rig;
+pub mod storage;
 pub mod supervisor;
 pub mod tally;
 
-/// The persist directory, in the inner machine.
-pub const PERSIST: &str = "/data/persist";
 /// An application's memory tells the hypervisor its version: so many KiB, and the version on top.
 pub use crate::real_kills::orders::MEMORY_BASE_KIB;

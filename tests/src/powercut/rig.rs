@@ -19,6 +19,7 @@ use prost::Message;
 
 use super::life::Life;
 use super::lines::{FromInside, ToInside};
+use super::storage::{FRESH, Storage};
 use super::supervisor::{Connection, Supervisor};
 use super::tally::Tally;
 use crate::controller::Server;
@@ -53,6 +54,7 @@ pub struct Ground {
     pub supervisor: Supervisor,
     pub controller: Server,
     pub tally: Tally,
+    pub storage: Storage,
     /// Stop after so many.
     pub cuts: u64,
 }
@@ -108,7 +110,11 @@ impl<'a> Rig<'a> {
     /// On a disk with an empty file system.
     pub fn new(ground: &'a mut Ground, disk: PathBuf, seed: u64) -> Rig<'a> {
         let chance = SeededEntropy::new(seed);
-        let model = Model::draw(&chance);
+        let mut model = Model::draw(&chance);
+        model
+            .volume_bytes
+            .iter_mut()
+            .for_each(|size_bytes| *size_bytes = ground.storage.fit_size(*size_bytes));
         let controller = Controller::deploying(&model.volume_bytes);
         let mut machine = ground.machine.clone();
         // QEMU's word for: a write is done when this machine's page cache has it, which outlives QEMU. Flushes then mean nothing
@@ -123,7 +129,9 @@ impl<'a> Rig<'a> {
     pub fn live(&mut self, orders: usize) -> Result<(), Trouble> {
         self.story = format!("deployment on volumes of {:?} bytes", self.life.model().volume_bytes);
         self.publish()?;
+        self.machine.options = FRESH.to_owned();
         let mut booted = self.boot(false)?;
+        self.machine.options.clear();
         self.settle(&mut booted, None)?;
         for number in 1..=orders {
             if self.is_over() {
@@ -143,7 +151,8 @@ impl<'a> Rig<'a> {
 
     /// Snapshots come with updates: a guest's version then tells on which side of the cut it starts.
     fn draw(&self) -> Order {
-        match Order::draw(self.life.model(), &self.chance) {
+        let drawn = Order::draw(self.life.model(), &self.chance);
+        match self.ground.storage.fit(drawn, self.life.model()) {
             Order::SnapshotNow(n) => Order::SnapshotByUpdate(n),
             Order::DeleteLater(n) => Order::Delete(n),
             order => order,

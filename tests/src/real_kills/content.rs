@@ -11,6 +11,7 @@ use sha2::{Digest, Sha256};
 
 pub const BLOCK_BYTES: u64 = 4096;
 pub const CHUNK_BYTES: u64 = 64 * 1024;
+static ZEROS: [u8; CHUNK_BYTES as usize] = [0; CHUNK_BYTES as usize];
 const BLOCKS_PER_CHUNK: u64 = CHUNK_BYTES / BLOCK_BYTES;
 
 /// One write of a guest: blocks from `first` on, all filled with `fill`.
@@ -64,7 +65,7 @@ pub struct ChunkHash {
 
 impl ChunkHash {
     pub fn add(&mut self, number: u64, chunk: &[u8]) {
-        if chunk.iter().any(|byte| *byte != 0) {
+        if chunk != &ZEROS[..chunk.len()] {
             self.hasher.update(number.to_le_bytes());
             self.hasher.update(chunk);
         }

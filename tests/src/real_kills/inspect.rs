@@ -28,7 +28,7 @@ use serde::de::DeserializeOwned;
 use super::image::{self, Image};
 use super::model::{Cut, Model};
 use super::tally::Hit;
-use super::{APP, snapshot, volume};
+use super::{APP, snapshot, volume, zvol};
 use crate::ensure;
 
 /// What is wrong.
@@ -40,11 +40,33 @@ pub struct Persist {
     pub layout: PersistLayout,
     /// Where `qemu-img convert` may write.
     pub scratch: PathBuf,
+    pub volumes: Volumes,
+}
+
+/// What volumes are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Volumes {
+    /// qcow2 images below the persist directory.
+    Images,
+    /// ZFS volumes below this dataset.
+    Zvols(String),
 }
 
 impl Persist {
+    /// The image's file, or the ZFS volume's device.
     pub fn image(&self, at: usize) -> PathBuf {
-        self.layout.volume_file(true, &volume(at + 1), &1, &"qcow2")
+        match &self.volumes {
+            Volumes::Images => self.layout.volume_file(true, &volume(at + 1), &1, &"qcow2"),
+            Volumes::Zvols(_) => Path::new(zvol::DEVICES).join(self.zvol(at)),
+        }
+    }
+
+    /// The ZFS volume's dataset.
+    fn zvol(&self, at: usize) -> String {
+        match &self.volumes {
+            Volumes::Images => String::new(),
+            Volumes::Zvols(root) => format!("{root}/vault/volumes/{}.1", volume(at + 1)),
+        }
     }
 
     fn row_file(&self) -> PathBuf {
@@ -148,8 +170,9 @@ pub fn expect_contents(persist: &Persist, model: &Model, rollback_counter: u32, 
         "I6: rollback {} was acted on, {rollback_counter} was ordered",
         row.rollback_counter
     );
-    for at in 0..model.live.len() {
-        expect_healthy(&persist.image(at))?;
+    match &persist.volumes {
+        Volumes::Images => (0..model.live.len()).try_for_each(|at| expect_healthy(&persist.image(at)))?,
+        Volumes::Zvols(root) => zvol::expect_healthy(root)?,
     }
     let images = read_images(persist, model)?;
     for (at, (image, live)) in images.iter().zip(&model.live).enumerate() {
@@ -214,7 +237,11 @@ fn storage_names(status: &VolumesSnapshotStatus) -> BTreeMap<VolumeId, String> {
 fn read_images(persist: &Persist, model: &Model) -> Result<Vec<Image>, String> {
     let read = |at| {
         let path = persist.image(at);
-        image::read(&path).map_err(|error| format!("I1: {}: {error}", path.display()))
+        let image = match &persist.volumes {
+            Volumes::Images => image::read(&path),
+            Volumes::Zvols(_) => zvol::read(&persist.zvol(at)),
+        };
+        image.map_err(|error| format!("I1: {}: {error}", path.display()))
     };
     (0..model.live.len()).map(read).collect()
 }
@@ -269,7 +296,14 @@ pub fn expect_no_orphans(persist: &Persist, model: &Model) -> Wrong {
     for at in 0..model.live.len() {
         let key = VolumeKey::new(VolumeId(volume(at + 1)), 1);
         known.insert(layout.row_file("volumemgr", VolumeRecord::NAME, &key));
-        known.insert(persist.image(at));
+        if persist.volumes == Volumes::Images {
+            known.insert(persist.image(at));
+        }
+    }
+    if let Volumes::Zvols(root) = &persist.volumes {
+        let wanted: BTreeSet<String> = (0..model.live.len()).map(|at| persist.zvol(at)).collect();
+        let found = zvol::list(root).map_err(|error| format!("I5: {error}"))?;
+        ensure!(found == wanted, "I5: the pool holds the volumes {found:?} and not {wanted:?}");
     }
     for path in everything_under(layout.root())? {
         let is_place = path.is_dir() && is_fixed_place(layout, &path);

@@ -40,6 +40,7 @@ pub mod settled;
 pub mod tally;
 pub mod telling_tool;
 pub mod worker;
+pub mod zvol;
 
 use uuid::Uuid;
 

@@ -20,7 +20,7 @@ use holdfast_persist::PersistLayout;
 
 use super::content::{BLOCK_BYTES, Write};
 use super::group::{Group, Heard};
-use super::inspect::{self, Persist};
+use super::inspect::{self, Persist, Volumes};
 use super::model::Model;
 use super::moment::{GUESSED_STEP, Moment, STEP, Waited, tool_name};
 use super::orders::{Controller, Order};
@@ -92,7 +92,8 @@ impl<'a> Rig<'a> {
         let model = Model::draw(&chance);
         let controller = Controller::deploying(&model.volume_bytes);
         let layout = PersistLayout::new(directory.join("persist"));
-        let persist = Persist { layout, scratch: directory.join("scratch.raw") };
+        let scratch = directory.join("scratch.raw");
+        let persist = Persist { layout, scratch, volumes: Volumes::Images };
         let before = (model.clone(), controller.clone());
         Rig {
             program,
