@@ -14,6 +14,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::fs::OpenOptions;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -27,6 +28,7 @@ use crate::context::HandlerCx;
 use crate::error::ToolError;
 use crate::process::{self, Ended};
 use crate::tool::{Access, CheckReport, ImageInfo, ImageSnapshot, ImageTool, Mend, qemu_format};
+use crate::zvol::device;
 
 /// What the kernel says of a volume's device while the pool's configuration is locked (`zvol/device.rs` tells more). It has waited
 /// for a second by then.
@@ -143,12 +145,19 @@ impl ImageTool for QemuImg {
             plain(device),
         ];
         let content_bytes = length(from.0).saturating_mul(10);
+        let is_not_yet = |error: &ToolError| match error {
+            ToolError::Failed { stderr, .. } => stderr.contains(NOT_YET),
+            ToolError::Missing { stderr } => stderr.contains(&*device.to_string_lossy()),
+            _ => false,
+        };
         let mut written = Ok(());
         for _ in 0..OPEN_TRIES {
+            // Who has it open already keeps it from being late for others.
+            let held = device::open(device, OpenOptions::new().read(true)).map_err(unreadable_file)?;
             written = self.succeed(&arguments, limit::for_content(content_bytes), cx).map(drop);
-            match &written {
-                Err(ToolError::Failed { stderr, .. }) if stderr.contains(NOT_YET) => {}
-                _ => break,
+            drop(held);
+            if !written.as_ref().is_err_and(is_not_yet) {
+                break;
             }
         }
         written

@@ -5,39 +5,40 @@
 //! and a destruction under an open device, without saying whose it is.
 //!
 //! **Why an open is tried again.** While another command holds the pool's configuration, the kernel gives up opening a volume's device
-//! after a second and says that there is no such device (seen: two volumes made at once, OpenZFS 2.1.11).
+//! after a second and says that there is no such device (seen: two volumes made at once, OpenZFS 2.1.11). udev's own look at the
+//! device, after each closing, may fail so, too; then it takes the link away, and nothing brings it back. So who misses a link has udev
+//! look again.
 
 #![allow(clippy::disallowed_methods, reason = "part of the Zfs seam: it looks at real devices")]
 
 use std::fs::{self, File, OpenOptions};
+use std::io::ErrorKind::NotFound;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::zfs::{Dataset, SnapshotOf, ZfsError};
 use crate::context::HandlerCx;
+use crate::process;
 
 /// udev makes the link; on a busy node it has much to do.
 const DEVICE_LIMIT: Duration = Duration::from_secs(30);
 /// The kernel's own limit for one try is a second.
 const OPEN_LIMIT: Duration = Duration::from_secs(10);
+const UDEV_LIMIT: Duration = Duration::from_secs(10);
 const LOOK_UP: Duration = Duration::from_millis(20);
 
-/// Waits until the device has appeared, or says that it has not.
+/// Waits until the device has appeared and can be opened, or says that it does not.
 pub(super) fn wait_for(dataset: &Dataset, cx: &HandlerCx<'_>) -> Result<(), ZfsError> {
-    let device = dataset.device();
-    let started = Instant::now();
-    while !is_device(&device) || is_not_yet(&File::open(&device).map(drop)) {
-        if cx.cancelled() {
-            return Err(ZfsError::Cancelled);
+    let limit = cx.step_limit().unwrap_or(DEVICE_LIMIT);
+    match open_within(&dataset.device(), OpenOptions::new().read(true), limit, cx) {
+        Ok(_) => Ok(()),
+        Err(_) if cx.cancelled() => Err(ZfsError::Cancelled),
+        Err(error) => {
+            let said = format!("its device cannot be opened: {error}; does udev run?");
+            Err(ZfsError::Failed { what: format!("creating {dataset}"), said })
         }
-        if started.elapsed() > cx.step_limit().unwrap_or(DEVICE_LIMIT) {
-            let said = format!("{} has not appeared; does udev run?", device.display());
-            return Err(ZfsError::Failed { what: format!("creating {dataset}"), said });
-        }
-        std::thread::sleep(LOOK_UP);
     }
-    Ok(())
 }
 
 /// Makes durable what was written to the device by whoever has closed it, or has it open still.
@@ -45,7 +46,7 @@ pub(super) fn flush(dataset: &Dataset) -> Result<(), ZfsError> {
     let device = dataset.device();
     open(&device, OpenOptions::new().read(true)).and_then(|device| device.sync_all()).map_err(|error| {
         match error.kind() {
-            std::io::ErrorKind::NotFound => ZfsError::Missing { object: dataset.to_string() },
+            NotFound => ZfsError::Missing { object: dataset.to_string() },
             _ => failed("flushing", dataset, &error),
         }
     })
@@ -54,21 +55,18 @@ pub(super) fn flush(dataset: &Dataset) -> Result<(), ZfsError> {
 /// Whoever has it open or mounted. A device that is not there is used by nobody.
 pub(super) fn user_of(dataset: &Dataset) -> Result<Option<String>, ZfsError> {
     let device = dataset.device();
-    let number = match fs::metadata(&device) {
-        Ok(found) => found.rdev(),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(failed("looking at", dataset, &error)),
-    };
-    if let Some(process) = process_with(number) {
-        return Ok(Some(process));
-    }
     let exclusive = open(&device, OpenOptions::new().read(true).custom_flags(exclusively()));
-    match exclusive {
-        Ok(_) => Ok(None),
-        Err(error) if error.raw_os_error() == Some(EBUSY) => Ok(Some(holder_of(number))),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(failed("opening", dataset, &error)),
-    }
+    let is_claimed = match &exclusive {
+        Ok(_) => false,
+        Err(error) if error.raw_os_error() == Some(EBUSY) => true,
+        Err(error) if error.kind() == NotFound => return Ok(None),
+        Err(error) => return Err(failed("opening", dataset, error)),
+    };
+    // Else it would find itself.
+    drop(exclusive);
+    let number = fs::metadata(&device).map_err(|error| failed("looking at", dataset, &error))?.rdev();
+    let process = process_with(number);
+    Ok(process.or_else(|| is_claimed.then(|| holder_of(number))))
 }
 
 /// Names the device's user where the kernel says only that there is one.
@@ -91,31 +89,52 @@ pub(super) fn with_users(error: ZfsError, group: &[SnapshotOf]) -> ZfsError {
     }
 }
 
-/// Opens a device, again and again while the kernel says that it is not there yet.
+/// Opens a device, again and again while it is not there yet.
 pub(crate) fn open(device: &Path, options: &OpenOptions) -> std::io::Result<File> {
+    open_within(device, options, OPEN_LIMIT, &HandlerCx::unattended())
+}
+
+fn open_within(
+    device: &Path,
+    options: &OpenOptions,
+    limit: Duration,
+    cx: &HandlerCx<'_>,
+) -> std::io::Result<File> {
     let started = Instant::now();
+    let mut asked_udev = 0;
     loop {
-        let opened = options.open(device);
-        if !is_not_yet(&opened) || started.elapsed() > OPEN_LIMIT {
-            return opened;
+        let error = match options.open(device) {
+            Err(error) if is_not_yet(&error) => error,
+            opened => return opened,
+        };
+        if started.elapsed() > limit || cx.cancelled() {
+            return Err(error);
+        }
+        if error.kind() == NotFound && started.elapsed().as_secs() > asked_udev {
+            asked_udev = started.elapsed().as_secs();
+            have_udev_look(device);
         }
         std::thread::sleep(LOOK_UP);
     }
 }
 
+/// At all volumes of all pools: which one the link is missing of only udev can tell.
+fn have_udev_look(device: &Path) {
+    let words = ["trigger", "--action=change", "--subsystem-match=block", "--sysname-match=zd*"];
+    let words: Vec<_> = words.into_iter().map(Into::into).collect();
+    let asked = process::run(Path::new("udevadm"), &words, UDEV_LIMIT, &HandlerCx::unattended());
+    tracing::warn!(device = %device.display(), ?asked, "a volume's device is missing: udev looks again");
+}
+
 const EBUSY: i32 = 16;
 const ENXIO: i32 = 6;
 
-fn is_not_yet<T>(opened: &std::io::Result<T>) -> bool {
-    opened.as_ref().is_err_and(|error| error.raw_os_error() == Some(ENXIO))
+fn is_not_yet(error: &std::io::Error) -> bool {
+    error.kind() == NotFound || error.raw_os_error() == Some(ENXIO)
 }
 
 fn exclusively() -> i32 {
     rustix::fs::OFlags::EXCL.bits().cast_signed()
-}
-
-fn is_device(path: &Path) -> bool {
-    fs::metadata(path).is_ok_and(|found| found.file_type().is_block_device())
 }
 
 /// Mounted, or claimed by the kernel itself.
