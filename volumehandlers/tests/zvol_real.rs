@@ -43,7 +43,8 @@ struct ReadOnlyPool {
 }
 
 impl ReadOnlyPool {
-    fn new(name: &'static str, volume: &Dataset) -> Self {
+    /// With these volumes; the first has a snapshot.
+    fn new(name: &'static str, volumes: [&Dataset; 2]) -> Self {
         // Not below the pool that the tests' temporary files lie on: that may be slow, and is no place for a pool.
         let file = tempfile::NamedTempFile::new_in("/tmp").expect("a temporary file");
         file.as_file().set_len(128 << 20).expect("sized");
@@ -51,8 +52,10 @@ impl ReadOnlyPool {
         run("zpool", &["create", "-O", "mountpoint=none", name, &path]);
         let properties = vec![(STATE_PROPERTY.to_owned(), "whole".to_owned())];
         let new = NewZvol { size_bytes: 1 << 20, block_size_bytes: 16 << 10, properties };
-        CommandZfs::new().create_volume(volume, &new, &CX()).expect("made");
-        run("zfs", &["snapshot", &format!("{volume}@holdfast-s")]);
+        for volume in volumes {
+            CommandZfs::new().create_volume(volume, &new, &CX()).expect("made");
+        }
+        run("zfs", &["snapshot", &format!("{}@holdfast-s", volumes[0])]);
         run("zpool", &["export", name]);
         run("zpool", &["import", "-o", "readonly=on", "-d", &path, name]);
         ReadOnlyPool { name, _file: file }
@@ -67,7 +70,8 @@ impl Drop for ReadOnlyPool {
 
 fn a_read_only_pool_says_so(name: &'static str, zfs: &dyn Zfs) {
     let volume = Dataset::parse(&format!("{name}/vault/volumes/a.1")).expect("a name");
-    let _pool = ReadOnlyPool::new(name, &volume);
+    let bare = Dataset::parse(&format!("{name}/vault/volumes/c.1")).expect("a name");
+    let _pool = ReadOnlyPool::new(name, [&volume, &bare]);
     let snapshot = [snapshot_of(&volume.device(), "holdfast-s")];
     let new_one = [snapshot_of(&volume.device(), "holdfast-t")];
     let beside = Dataset::parse(&format!("{name}/vault/volumes/b.1")).expect("a name");
@@ -80,7 +84,7 @@ fn a_read_only_pool_says_so(name: &'static str, zfs: &dyn Zfs) {
         zfs.snapshots(&volume).map(drop),
         zfs.set_property(&volume, STATE_PROPERTY, "filling"),
         zfs.create_volume(&beside, &new, &CX()),
-        zfs.destroy_volume(&volume, &CX()),
+        zfs.destroy_volume(&bare, &CX()),
         zfs.snapshot(&new_one, &CX()),
         zfs.rollback(&snapshot, "token", &CX()),
         zfs.destroy_snapshots(&snapshot, &CX()),
