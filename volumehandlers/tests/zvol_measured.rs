@@ -13,7 +13,7 @@ use holdfast_volumehandlers::zvol::{CommandZfs, Zfs};
 use holdfast_volumehandlers::{HandlerCx, zvol};
 
 const VOLUMES: usize = 8;
-const ROUNDS: usize = 15;
+const ROUNDS: usize = 9;
 const CX: fn() -> HandlerCx<'static> = HandlerCx::unattended;
 
 /// Median, least and most, in milliseconds.
