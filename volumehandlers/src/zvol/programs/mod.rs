@@ -64,7 +64,7 @@ pub fn read_done(what: &str, answer: &str) -> Result<(), ZfsError> {
         ["done"] => Ok(()),
         ["missing", object] => Err(ZfsError::Missing { object: object.to_owned() }),
         ["newer", object, ..] => {
-            let newer = columns[2..].iter().map(|name| short(name)).collect();
+            let newer = read_newer(&columns[2..]).ok_or_else(|| unreadable(what, answer))?;
             Err(ZfsError::Newer { object: object.to_owned(), newer })
         }
         ["errno", object, number] => match number.parse() {
@@ -73,6 +73,14 @@ pub fn read_done(what: &str, answer: &str) -> Result<(), ZfsError> {
         },
         _ => Err(unreadable(what, answer)),
     }
+}
+
+/// Transaction group and name, again and again; told newest last.
+fn read_newer(columns: &[&str]) -> Option<Vec<String>> {
+    let pair = |pair: &[&str]| Some((pair[0].parse::<u64>().ok()?, short(pair.get(1)?)));
+    let mut newer = columns.chunks(2).map(pair).collect::<Option<Vec<_>>>()?;
+    newer.sort();
+    Some(newer.into_iter().map(|(_, name)| name).collect())
 }
 
 /// The snapshots listed, oldest first.
@@ -151,11 +159,14 @@ mod tests {
         assert_eq!(read_done("x", "missing\tp/v@s"), Err(ZfsError::Missing { object: "p/v@s".to_owned() }));
         let newer = vec!["t".to_owned(), "u v".to_owned()];
         let object = "p/v@s".to_owned();
-        assert_eq!(read_done("x", "newer\tp/v@s\tp/v@t\tp/v@u v"), Err(ZfsError::Newer { object, newer }));
+        assert_eq!(
+            read_done("x", "newer\tp/v@s\t12\tp/v@u v\t7\tp/v@t"),
+            Err(ZfsError::Newer { object, newer })
+        );
         assert!(matches!(read_done("x", "errno\tp/v\t16"), Err(ZfsError::Busy { .. })));
         assert!(matches!(read_done("x", "errno\tp/v@s\t16"), Err(ZfsError::Held { .. })));
         assert!(matches!(read_done("x", "errno\tp/v@s\t17"), Err(ZfsError::HasClones { .. })));
-        for nonsense in ["", "done\t", "errno\tp/v\tx", "ok"] {
+        for nonsense in ["", "done\t", "errno\tp/v\tx", "ok", "newer\tp/v@s\t12", "newer\tp/v@s\tx\tp/v@t"] {
             assert!(matches!(read_done("x", nonsense), Err(ZfsError::Unreadable { .. })), "{nonsense:?}");
         }
     }

@@ -22,7 +22,8 @@ for _, member in ipairs(members) do
     local newer = {}
     for other in zfs.list.snapshots(member.dataset) do
         local other_made_in = zfs.get_prop(other, "createtxg")
-        if other_made_in > made_in then newer[#newer + 1] = other end
+        -- They come in no order: whoever reads it sorts them.
+        if other_made_in > made_in then newer[#newer + 1] = other_made_in .. "\t" .. other end
     end
     if #newer > 0 then return "newer\t" .. member.target .. "\t" .. table.concat(newer, "\t") end
     local errno = zfs.check.rollback(member.dataset)
