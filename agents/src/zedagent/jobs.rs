@@ -118,6 +118,10 @@ impl fmt::Debug for Received {
 
 /// Sweeps what is left of a configuration that was cut off while it was saved: with the controller away, or having
 /// gone back to what is saved, nothing would ever be written over it, and it may hold secrets. Changes nothing else.
+///
+/// What is found is durable: an earlier process may have ended between the rename and the sync of the directory, and nobody
+/// may act on a configuration that a cut could still take back. A snapshot made on its word would be dropped on the older
+/// one's (I3).
 pub fn read_checkpoint(env: &ZedagentEnv) -> CheckpointRead {
     let found = env.disk.read(&env.layout.last_config_file());
     if let Err(error) = crashsafe::sweep_temporaries(&*env.disk, &env.layout.checkpoint_dir()) {
@@ -128,6 +132,12 @@ pub fn read_checkpoint(env: &ZedagentEnv) -> CheckpointRead {
         Err(error) if error.kind() == ErrorKind::NotFound => return CheckpointRead::Missing,
         Err(error) => return CheckpointRead::Unreadable(error_chain(&error)),
     };
+    match env.disk.sync_dir(&env.layout.checkpoint_dir()) {
+        Err(error) if error.kind() != ErrorKind::ReadOnlyFilesystem => {
+            return CheckpointRead::Unreadable(error_chain(&error));
+        }
+        Ok(()) | Err(_) => {}
+    }
     match checkpoint::read(&bytes) {
         Ok(Checkpoint { response, lost: Some(reason), .. }) if response.config.is_none() => {
             CheckpointRead::Lost(reason)

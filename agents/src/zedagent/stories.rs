@@ -105,6 +105,25 @@ fn a_cut_while_a_configuration_is_taken_leaves_the_old_one_or_the_new_one() {
     assert_eq!(outcomes, BTreeSet::from([1, 2]), "both were seen");
 }
 
+/// Found by the World, drawn seed 9601: a snapshot that the newer configuration had asked for was dropped on the older one's
+/// word (I3).
+#[test]
+fn a_configuration_read_after_a_kill_cannot_be_taken_back_by_a_cut() {
+    let newer = Node::new(controller_with(config([app(APP_A, "2")]))).start();
+    let bytes = newer.bench.disk.read(&newer.bench.layout.last_config_file()).unwrap();
+
+    let node = Node::new(controller_with(config([app(APP_A, "1")]))).start();
+    let (disk, saved) = (&node.bench.disk, node.bench.layout.last_config_file());
+    let temporary = saved.with_file_name(".tmp~lastconfig");
+    disk.create_new(&temporary, &bytes, 0o600).unwrap();
+    disk.sync_file(&temporary).unwrap();
+    disk.rename(&temporary, &saved).unwrap();
+    node.controller.go_away();
+    let node = node.killed().start();
+    node.expect_versions(&[(APP_A, "2")]);
+    node.cut_power().start().expect_versions(&[(APP_A, "2")]);
+}
+
 /// Found by the real kills: nothing was written over it while the controller was away, so it stayed.
 #[test]
 fn what_is_left_of_a_configuration_cut_off_while_it_was_saved_goes_at_the_next_start() {

@@ -145,6 +145,12 @@ impl Node {
         Node::from(self.bench.cut_power(agent, env), self.controller)
     }
 
+    /// The process ends and is started again: the disk forgets nothing, and what was not synced still is not.
+    pub(super) fn killed(self) -> Self {
+        let (agent, env) = parts(&self.bench.disk, &self.controller);
+        Node::from(Bench::on(self.bench.disk, self.bench.clock, agent, env), self.controller)
+    }
+
     /// The service gave up changing anything and starts once more on this node's disk.
     pub(super) fn come_up_read_only(self, reason: &str) -> Self {
         let (agent, env) = parts(&self.bench.disk, &self.controller);
