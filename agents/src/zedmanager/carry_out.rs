@@ -107,7 +107,7 @@ fn enter(state: &mut AppInstanceState, phase: Phase, facts: &Facts<'_>) -> Vec<W
             let cut = operation.snapshots.clone();
             for desc in cut {
                 if let Some(entry) = state.snapshots.get_mut(&desc.id)
-                    && !matches!(entry.state, SnapshotState::Available(_))
+                    && !was_cut(&entry.state)
                 {
                     entry.state = SnapshotState::Cutting { operation: number };
                 }
@@ -116,6 +116,15 @@ fn enter(state: &mut AppInstanceState, phase: Phase, facts: &Facts<'_>) -> Vec<W
             saved_configs(state, facts)
         }
         Phase::PreparingVolumes | Phase::CheckingStorage | Phase::RevertingVolumes => Vec::new(),
+    }
+}
+
+/// There is one, whole or shown as damaged ([003] H3): nothing that an operation still does may take its place (I3).
+fn was_cut(state: &SnapshotState) -> bool {
+    match state {
+        SnapshotState::Available(_) => true,
+        SnapshotState::Failed(instance) => instance.time_created.is_some(),
+        _ => false,
     }
 }
 
@@ -185,7 +194,7 @@ fn fail(state: &mut AppInstanceState, error: ErrorReport, facts: &Facts<'_>) {
         let Some(mut instance) = instance_of(state, id, None) else { continue };
         instance.error = Some(error.clone());
         let entry = state.snapshots.get_mut(&id).expect("it has an instance");
-        if !matches!(entry.state, SnapshotState::Available(_)) {
+        if !was_cut(&entry.state) {
             entry.state = SnapshotState::Failed(instance);
         }
     }

@@ -204,6 +204,45 @@ fn an_update_cuts_the_waiting_snapshot_before_the_new_version_starts() {
         SnapshotState::Available(instance) if instance.config_version.version == "1"));
 }
 
+/// [003] H3, I3, found by the World, drawn seed 9510: a start between two cuts of one update could not read the first one's
+/// records. It stays a damaged snapshot until storage vouches for it, and is not made again, nor forgotten with the update.
+#[test]
+fn what_an_update_has_cut_is_not_cut_again_where_its_records_cannot_be_read() {
+    let mut walk = Walk::installed();
+    walk.guest = Guest::ConfirmedDown;
+    walk.edit(|config| {
+        config.snapshot = listed(&[1, 2]);
+        config.id_and_version.version = "2".into();
+        config.volumes[0].generation = Generation(1);
+    });
+    walk.go();
+    walk.pass_preflight(1, None);
+    walk.pass_preflight(2, None);
+    walk.go();
+    walk.storage_answers(1, SnapshotAction::Create, None);
+    assert_eq!(walk.go(), WaitingFor::Cuts);
+    let entry = |walk: &mut Walk| walk.state.snapshots[&snapshot_id(1)].state.clone();
+    let SnapshotState::Available(instance) = entry(&mut walk) else { panic!("cut") };
+    let unread = SnapshotInstanceStatus { error: Some(ErrorReport::new("unread", time(1))), ..instance };
+    walk.state.snapshots.get_mut(&snapshot_id(1)).unwrap().state = SnapshotState::Failed(unread.clone());
+    walk.saved.remove(&snapshot_id(1));
+    walk.storage.clear();
+
+    assert_eq!(walk.go(), WaitingFor::Cuts);
+    assert_eq!(entry(&mut walk), SnapshotState::Failed(unread.clone()));
+    assert_eq!(walk.saved[&snapshot_id(1)].version(), "1", "B1: set aside again");
+    let mut vouched = walk.clone();
+    walk.storage_answers(1, SnapshotAction::Create, Some("its record is damaged"));
+    walk.go();
+    assert_eq!((entry(&mut walk), walk.state.operation.is_none()), (SnapshotState::Failed(unread), true));
+
+    vouched.storage_answers(1, SnapshotAction::Create, None);
+    vouched.storage_answers(2, SnapshotAction::Create, None);
+    vouched.go();
+    assert!(matches!(entry(&mut vouched), SnapshotState::Available(_)));
+    assert_eq!(vouched.state.applied.as_ref().map(|config| config.version()), Some("2"));
+}
+
 /// [003] A3: on a restart-only update too.
 #[test]
 fn a_restart_takes_the_waiting_snapshot() {
