@@ -27,13 +27,14 @@ const RESERVE_BYTES: u64 = 64 * 1024;
 /// Runs until the power goes, or the node ends by itself.
 pub fn run(host: SocketAddr, controller: String, persist: PathBuf, volumes: Volumes) -> anyhow::Result<()> {
     let layout = PersistLayout::new(&persist);
-    let looked_at = Persist { layout, scratch: "/tmp/scratch.raw".into(), volumes };
+    let scratch = "/tmp/scratch.raw".into();
+    let mut looked_at = Persist { layout, scratch, volumes, may_leak: false };
     let mut line = Line::new(TcpStream::connect(host).context("no way to the host")?)?;
     let (hit, phase) = inspect::under_way(&looked_at).map_err(anyhow::Error::msg)?;
     line.say(&FromInside::Hello { hit, phase })?;
-    watch_over(&mut line, &looked_at, true)?;
+    watch_over(&mut line, &mut looked_at, true)?;
     std::thread::spawn(move || {
-        if let Err(error) = watch_over(&mut line, &looked_at, false) {
+        if let Err(error) = watch_over(&mut line, &mut looked_at, false) {
             eprintln!("warden: {error:#}");
         }
     });
@@ -57,12 +58,13 @@ pub fn run(host: SocketAddr, controller: String, persist: PathBuf, volumes: Volu
 }
 
 /// Answers the host until it says `Begin`, if that is what it may say.
-fn watch_over(line: &mut Line, persist: &Persist, until_begin: bool) -> anyhow::Result<()> {
+fn watch_over(line: &mut Line, persist: &mut Persist, until_begin: bool) -> anyhow::Result<()> {
     loop {
         let verdict = match line.hear()? {
             Some(ToInside::Begin) if until_begin => return Ok(()),
             Some(ToInside::Promises(model)) => inspect::expect_promises(persist, &model),
-            Some(ToInside::Look { model, rollback_counter }) => {
+            Some(ToInside::Look { model, rollback_counter, may_leak }) => {
+                persist.may_leak = may_leak;
                 inspect::expect_contents(persist, &model, rollback_counter, false)
                     .and_then(|()| inspect::expect_no_orphans(persist, &model))
             }

@@ -45,6 +45,7 @@ pub struct Life {
     stage: Stage,
     /// What is on the disks if the marks that are being written got there.
     marked: Option<Vec<Content>>,
+    is_writing: bool,
     /// A guest has written its marks since the power came.
     is_up: bool,
     /// Per volume, what was ever written where.
@@ -56,7 +57,16 @@ impl Life {
     pub fn new(model: Model) -> Life {
         let used = vec![BTreeSet::new(); model.volume_bytes.len()];
         let (before, after) = (model.clone(), model);
-        Life { before, after, order: None, stage: Stage::After, marked: None, is_up: false, used }
+        Life {
+            before,
+            after,
+            order: None,
+            stage: Stage::After,
+            marked: None,
+            is_writing: false,
+            is_up: false,
+            used,
+        }
     }
 
     /// What must be there once the order is carried out. Certain when [`Life::is_done`].
@@ -77,7 +87,7 @@ impl Life {
     /// The power went. True if it went in the middle of a guest's write.
     pub fn cut(&mut self) -> bool {
         self.is_up = false;
-        self.marked.is_some()
+        std::mem::take(&mut self.is_writing)
     }
 
     /// The marks are durable.
@@ -85,7 +95,7 @@ impl Life {
         if let Some(marked) = self.marked.take() {
             self.current().live = marked;
         }
-        self.is_up = true;
+        (self.is_writing, self.is_up) = (false, true);
     }
 
     /// As far as guests tell, the order is carried out.
@@ -116,6 +126,7 @@ impl Life {
         let writes =
             sizes.iter().zip(used).map(|(size_bytes, used)| draw(*size_bytes, used, chance)).collect();
         self.marked = Some(marked(&self.current().live, &writes));
+        self.is_writing = true;
         Ok(writes)
     }
 

@@ -53,6 +53,7 @@ pub enum ToInside {
     Look {
         model: Box<Model>,
         rollback_counter: u32,
+        may_leak: bool,
     },
     /// One write per disk.
     Mark(Vec<Write>),

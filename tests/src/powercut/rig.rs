@@ -68,6 +68,8 @@ pub struct Rig<'a> {
     controller: Controller,
     /// The power went, and nobody has counted it yet: in the middle of a guest's write, or not.
     cut_while_writing: Option<bool>,
+    /// A guest's write was cut off on this disk, once.
+    may_leak: bool,
     /// What is going on, and what the machine last said, for the report of a violation.
     pub story: String,
     pub console: VecDeque<String>,
@@ -122,7 +124,17 @@ impl<'a> Rig<'a> {
         machine.disks.push(format!("file={},format=raw,cache=unsafe", disk.display()));
         let life = Life::new(model);
         let (story, console) = (String::new(), VecDeque::new());
-        Rig { ground, machine, chance, life, controller, cut_while_writing: None, story, console }
+        Rig {
+            ground,
+            machine,
+            chance,
+            life,
+            controller,
+            cut_while_writing: None,
+            may_leak: false,
+            story,
+            console,
+        }
     }
 
     /// Deploys the application, lives through so many orders, and deletes it.
@@ -209,7 +221,9 @@ impl<'a> Rig<'a> {
 
     fn cut(&mut self, booted: Booted) -> Result<(), Trouble> {
         booted.running.kill()?;
-        self.cut_while_writing = Some(self.life.cut());
+        let is_writing = self.life.cut();
+        self.cut_while_writing = Some(is_writing);
+        self.may_leak |= is_writing;
         Ok(())
     }
 
@@ -272,7 +286,8 @@ impl<'a> Rig<'a> {
                         booted.reported.get_or_insert(now);
                         let model = Box::new(self.life.model().clone());
                         let rollback_counter = self.controller.rollback_counter;
-                        self.say(booted, ToInside::Look { model, rollback_counter });
+                        let may_leak = self.may_leak;
+                        self.say(booted, ToInside::Look { model, rollback_counter, may_leak });
                         is_looking = true;
                     }
                     Err(what) => wrong = what,

@@ -93,7 +93,7 @@ impl<'a> Rig<'a> {
         let controller = Controller::deploying(&model.volume_bytes);
         let layout = PersistLayout::new(directory.join("persist"));
         let scratch = directory.join("scratch.raw");
-        let persist = Persist { layout, scratch, volumes: Volumes::Images };
+        let persist = Persist { layout, scratch, volumes: Volumes::Images, may_leak: false };
         let before = (model.clone(), controller.clone());
         Rig {
             program,
