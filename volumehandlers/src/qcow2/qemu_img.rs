@@ -32,7 +32,7 @@ use crate::zvol::device;
 
 /// What the kernel says of a volume's device while the pool's configuration is locked (`zvol/device.rs` tells more). It has waited
 /// for a second by then.
-const NOT_YET: &str = "No such device or address";
+const NOT_YET: [&str; 2] = ["No such device or address", "Unknown error 512"];
 const OPEN_TRIES: usize = 5;
 
 /// The qemu-img program.
@@ -146,7 +146,7 @@ impl ImageTool for QemuImg {
         ];
         let content_bytes = length(from.0).saturating_mul(10);
         let is_not_yet = |error: &ToolError| match error {
-            ToolError::Failed { stderr, .. } => stderr.contains(NOT_YET),
+            ToolError::Failed { stderr, .. } => NOT_YET.iter().any(|words| stderr.contains(words)),
             ToolError::Missing { stderr } => stderr.contains(&*device.to_string_lossy()),
             _ => false,
         };
@@ -294,7 +294,7 @@ fn sort_error(ended: &Ended) -> ToolError {
     } else if says("No such file or directory") {
         ToolError::Missing { stderr }
     } else if says("Could not open")
-        && !["Permission denied", "Input/output error", NOT_YET].into_iter().any(says)
+        && !["Permission denied", "Input/output error"].into_iter().chain(NOT_YET).any(says)
     {
         // All else that keeps an image from being opened is in its own bytes.
         ToolError::NotAnImage { stderr }
@@ -435,7 +435,7 @@ mod tests {
         let foreign = "qemu-img: Could not open 'a': Image is not in qcow2 format";
         assert!(matches!(failed(foreign), ToolError::NotAnImage { .. }));
         // The file may be whole, and only the way to it is not.
-        for passing in ["Permission denied", "Input/output error", NOT_YET] {
+        for passing in ["Permission denied", "Input/output error"].into_iter().chain(NOT_YET) {
             let error = failed(&format!("qemu-img: Could not open 'a': {passing}"));
             assert!(matches!(error, ToolError::Failed { .. }), "{passing}");
         }

@@ -5,7 +5,7 @@
 //! and a destruction under an open device, without saying whose it is.
 //!
 //! **Why an open is tried again.** While another command holds the pool's configuration, the kernel gives up opening a volume's device
-//! after a second and says that there is no such device (seen: two volumes made at once, OpenZFS 2.1.11). udev's own look at the
+//! after a second and says that there is no such device, or "unknown error 512" (seen: two volumes made at once, OpenZFS 2.1.11). udev's own look at the
 //! device, after each closing, may fail so, too; then it takes the link away, and nothing brings it back. So who misses a link has udev
 //! look again.
 
@@ -128,9 +128,11 @@ fn have_udev_look(device: &Path) {
 
 const EBUSY: i32 = 16;
 const ENXIO: i32 = 6;
+/// The kernel's own number for "try again", which it lets out here.
+const ERESTARTSYS: i32 = 512;
 
 fn is_not_yet(error: &std::io::Error) -> bool {
-    error.kind() == NotFound || error.raw_os_error() == Some(ENXIO)
+    error.kind() == NotFound || matches!(error.raw_os_error(), Some(ENXIO | ERESTARTSYS))
 }
 
 fn exclusively() -> i32 {

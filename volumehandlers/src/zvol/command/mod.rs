@@ -212,7 +212,6 @@ impl Zfs for CommandZfs {
     }
 
     fn create_volume(&self, dataset: &Dataset, new: &NewZvol, cx: &HandlerCx<'_>) -> Result<(), ZfsError> {
-        self.create_parents(dataset, cx)?;
         let (size, block) = (new.size_bytes.to_string(), new.block_size_bytes.to_string());
         let properties: Vec<String> =
             new.properties.iter().map(|(name, value)| format!("{name}={value}")).collect();
@@ -221,8 +220,13 @@ impl Zfs for CommandZfs {
             words.extend(["-o", property]);
         }
         words.push(dataset.as_str());
-        self.zfs(&words, dataset.as_str(), CHANGE_LIMIT, cx)
-            .map_err(|error| errors::with_value(error, &properties))?;
+        let create = || self.zfs(&words, dataset.as_str(), CHANGE_LIMIT, cx);
+        let made = match create() {
+            // What is above it is missing, as it is for the first volume of a node.
+            Err(ZfsError::Missing { .. }) => self.create_parents(dataset, cx).and_then(|()| create()),
+            made => made,
+        };
+        made.map_err(|error| errors::with_value(error, &properties))?;
         device::wait_for(dataset, cx)
     }
 
