@@ -56,6 +56,10 @@ pub enum VolumeError {
     #[error("volume {}: {step} failed", volume.display())]
     Zfs { volume: PathBuf, step: &'static str, source: Box<ZfsError> },
 
+    /// Whether the step has happened cannot be told now: the storage that knows does not answer.
+    #[error("volume {}: it is not known yet whether {step} has happened", volume.display())]
+    Unknown { volume: PathBuf, step: &'static str, source: Box<VolumeError> },
+
     #[error("volume {} is damaged: {reason}", volume.display())]
     Corrupt { volume: PathBuf, reason: String },
 
@@ -200,6 +204,7 @@ impl VolumeError {
             | VolumeError::Kept { volume, .. }
             | VolumeError::ForeignSnapshots { volume, .. }
             | VolumeError::Zfs { volume, .. }
+            | VolumeError::Unknown { volume, .. }
             | VolumeError::Corrupt { volume, .. }
             | VolumeError::Unusable { image: volume, .. }
             | VolumeError::TooSmall { volume, .. }
@@ -222,6 +227,7 @@ impl VolumeError {
         match self {
             VolumeError::Locked { .. }
             | VolumeError::InUse { .. }
+            | VolumeError::Unknown { .. }
             // Somebody else can take these away.
             | VolumeError::Kept { .. }
             | VolumeError::ForeignSnapshots { .. }

@@ -119,7 +119,8 @@ pub trait VolumeGroup {
     /// As [`VolumeHandler::rollback_to_snapshot`], once per `token`: the token is kept with the volumes in the same step, and
     /// where all of them bear it, this rollback has happened already and the answer is `Unchanged`.
     ///
-    /// So a caller who asks again after a crash and gets an error knows that nothing was reverted, now or before.
+    /// So a caller who asks again after a crash and gets an error knows that nothing was reverted, now or before; except for
+    /// [`VolumeError::Unknown`], after which only asking again tells.
     fn rollback_to_snapshots(
         &self,
         group: &[GroupMember],

@@ -99,6 +99,8 @@ pub struct StepVolume {
 pub struct StepFailure {
     pub volume: Option<VolumeId>,
     pub failure: Failure,
+    /// It may have happened all the same: it must be asked again until storage knows.
+    pub is_uncertain: bool,
 }
 
 impl StepOrder {

@@ -414,7 +414,7 @@ impl Volumemgr {
                     state.tries.remove(volume);
                 }
             }
-            Err(StepFailure { volume: named, failure }) => {
+            Err(StepFailure { volume: named, failure, is_uncertain }) => {
                 // It may have stopped half-way, and leave behind what a crash would ([003] J4).
                 state.redo = true;
                 let permanent = failure.is_permanent();
@@ -427,7 +427,9 @@ impl Volumemgr {
                     let tries = state.tries.entry(*volume).or_default();
                     *tries += 1;
                     most_tries = most_tries.max(*tries);
-                    let (error, tries) = (error.clone(), *tries);
+                    // What may have happened is not given up: it would be called undone.
+                    let counted = if is_uncertain { (*tries).min(steps::FORWARD_TRIES - 1) } else { *tries };
+                    let (error, tries) = (error.clone(), counted);
                     state.progress.insert(*volume, Progress::Failed { error, tries, permanent });
                 }
                 let error_text = &error.summary;

@@ -272,7 +272,11 @@ fn repair(
 
 fn step_failure(order: &StepOrder, error: &VolumeError) -> StepFailure {
     let named = order.volumes.iter().find(|on| on.place.location == error.volume());
-    StepFailure { volume: named.map(|on| on.place.key.volume), failure: failure(error) }
+    StepFailure {
+        volume: named.map(|on| on.place.key.volume),
+        failure: failure(error),
+        is_uncertain: matches!(error, VolumeError::Unknown { .. }),
+    }
 }
 
 fn preflight(order: PreflightOrder, env: &Env) -> Event {

@@ -68,14 +68,17 @@ impl VolumeGroup for ZvolHandler {
         token: &str,
         cx: &HandlerCx<'_>,
     ) -> Result<Ensured<()>, VolumeError> {
-        let mut has_happened = true;
-        for member in group {
-            has_happened &= self.whole(&member.volume)?.reverted.as_deref() == Some(token);
-        }
-        if has_happened {
+        if self.has_happened(group, token)? {
             return Ok(Ensured::Unchanged(()));
         }
-        self.revert(group, token, cx).map(Ensured::Changed)
+        match self.revert(group, token, cx) {
+            Ok(()) => Ok(Ensured::Changed(())),
+            // An error may have come after the deed, or on the way back to us.
+            Err(error) => match self.has_happened(group, token)? {
+                true => Ok(Ensured::Changed(())),
+                false => Err(error),
+            },
+        }
     }
 
     fn delete_snapshots(
@@ -111,6 +114,23 @@ impl VolumeGroup for ZvolHandler {
 }
 
 impl ZvolHandler {
+    /// Do all of them bear the token? If that cannot be told, nobody may take the rollback for one that has not happened.
+    fn has_happened(&self, group: &[GroupMember], token: &str) -> Result<bool, VolumeError> {
+        let mut all_bear_it = true;
+        for member in group {
+            let found = self.whole(&member.volume).map_err(|error| match error.is_transient() {
+                true => VolumeError::Unknown {
+                    volume: member.volume.clone(),
+                    step: "the rollback",
+                    source: Box::new(error),
+                },
+                false => error,
+            })?;
+            all_bear_it &= found.reverted.as_deref() == Some(token);
+        }
+        Ok(all_bear_it)
+    }
+
     /// Reverts all of them, whatever happened before.
     pub(super) fn revert(
         &self,

@@ -150,6 +150,11 @@ impl FakeZfs {
         self.store.forget();
     }
 
+    /// Before the pool is looked at again, what was written last becomes durable: whoever wrote it may have died before that.
+    pub fn doubt(&self) {
+        self.store.doubt();
+    }
+
     /// All of the pool as it is now.
     pub fn pool(&self) -> Result<Pool, ZfsError> {
         self.store.load().map(|loaded| loaded.pool)

@@ -11,6 +11,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use holdfast_persist::crashsafe;
@@ -31,6 +32,7 @@ pub(super) struct Store {
     pool: String,
     /// Where the newest record began when last seen; only makes the next look shorter.
     newest_at: Mutex<Option<usize>>,
+    is_doubtful: AtomicBool,
 }
 
 /// A pool as read, and the place for its next record.
@@ -43,7 +45,13 @@ pub(super) struct Loaded {
 
 impl Store {
     pub fn new(disk: Arc<dyn Disk>, file: &Path, pool: &str) -> Self {
-        Store { disk, file: file.to_path_buf(), pool: pool.to_owned(), newest_at: Mutex::new(None) }
+        Store {
+            disk,
+            file: file.to_path_buf(),
+            pool: pool.to_owned(),
+            newest_at: Mutex::new(None),
+            is_doubtful: AtomicBool::new(false),
+        }
     }
 
     pub fn free_bytes(&self) -> Result<u64, ZfsError> {
@@ -63,6 +71,7 @@ impl Store {
     }
 
     pub fn load(&self) -> Result<Loaded, ZfsError> {
+        self.make_sure()?;
         let known = *self.newest_at.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         if let Some(begin) = known
             && let Some(loaded) = self.load_from(begin)?
@@ -89,8 +98,24 @@ impl Store {
         };
         self.sync().inspect_err(|_| {
             // Taken back; with the power gone, nobody looks.
-            let _ = self.disk.write_at(&self.file, at, &vec![0; length]);
+            if self.disk.write_at(&self.file, at, &vec![0; length]).is_err() {
+                self.doubt();
+            }
         })
+    }
+
+    /// Nobody knows whether the last transaction group is durable: as with a pool that was suspended, nothing is seen of it
+    /// before it is.
+    pub fn doubt(&self) {
+        self.is_doubtful.store(true, Ordering::Relaxed);
+    }
+
+    fn make_sure(&self) -> Result<(), ZfsError> {
+        if self.is_doubtful.load(Ordering::Relaxed) {
+            self.sync()?;
+            self.is_doubtful.store(false, Ordering::Relaxed);
+        }
+        Ok(())
     }
 
     /// A guest's write: there for whoever looks, durable with the next sync.
