@@ -6,6 +6,7 @@ use uuid::Uuid;
 
 use crate::controller::DeviceConfig;
 use crate::world::guests::MEMORY_BASE_KIB;
+use crate::world::storage::Storage;
 use crate::world::tap::{CutPoint, Recorder};
 use crate::world::{DEVICE, Schedule, Survival, Violation, World};
 
@@ -34,7 +35,7 @@ fn snapshot(app: u32, number: u32) -> Uuid {
 impl Size {
     /// Everything is deployed and every snapshot cut; then the power goes.
     pub fn deployed(self) -> Result<CutPoint, Violation> {
-        let mut world = World::begin(|orders| {
+        let mut world = World::begin(Storage::Images, |orders| {
             orders.edit(|device| {
                 *device = DeviceConfig::new(DEVICE);
                 (0..self.apps).for_each(|n| self.deploy(device, n));

@@ -14,13 +14,14 @@ use holdfast_types::{
     AppInstanceState, IntentStage, SnapshotAction, SnapshotId, SnapshotIntent, SnapshotState, SnapshotType,
     VolumeKey, VolumesSnapshotStatus,
 };
-use holdfast_volumehandlers::testing::{FakeImage, FakeImageTool};
+use holdfast_volumehandlers::testing::FakeImage;
 use uuid::Uuid;
 
+use super::World;
 use super::ground::{Ground, locked};
 use super::guests::{MEMORY_BASE_KIB, mark_in, marked};
+use super::storage::{devices, raw_tool};
 use super::tap::volume_files;
-use super::{World, volume_path};
 use crate::ensure;
 
 type Missing = Result<(), String>;
@@ -111,7 +112,8 @@ fn guest(app: Uuid, row: &AppInstanceState, ground: &Ground, activate: bool) -> 
     );
     let layout = holdfast_persist::PersistLayout::new("/persist");
     let disks: Vec<&PathBuf> = machine.spec.disks.iter().map(|disk| &disk.path).collect();
-    let volumes: Vec<PathBuf> = applied.volume_keys().iter().map(|key| volume_path(&layout, key)).collect();
+    let volumes: Vec<PathBuf> =
+        applied.volume_keys().iter().map(|key| ground.storage.path(&layout, key)).collect();
     ensure!(disks == volumes.iter().collect::<Vec<_>>(), "I2: the guest runs on {disks:?}");
     Ok(())
 }
@@ -167,7 +169,7 @@ fn storage(
     rows: &BTreeMap<Uuid, Arc<AppInstanceState>>,
     tidied: &BTreeSet<PathBuf>,
 ) -> Missing {
-    let tool = FakeImageTool::new(Arc::new(world.tap.disk.clone()));
+    let tool = raw_tool(&world.tap.disk);
     let statuses: BTreeMap<SnapshotId, Arc<VolumesSnapshotStatus>> =
         world.rows::<VolumesSnapshotStatus>().into_iter().map(|status| (status.snapshot, status)).collect();
     let mut held: BTreeMap<PathBuf, BTreeMap<String, SnapshotId>> = BTreeMap::new();
@@ -177,7 +179,7 @@ fn storage(
             row.applied
                 .iter()
                 .flat_map(|applied| applied.volume_keys())
-                .map(|key| volume_path(&world.layout, &key)),
+                .map(|key| ground.storage.path(&world.layout, &key)),
         );
         for (id, entry) in &row.snapshots {
             let is_cut = match &entry.state {
@@ -194,7 +196,7 @@ fn storage(
             for (volume, meta) in &status.meta {
                 let holdfast_types::VolumeSnapshotMeta::Recorded(meta) = meta else { continue };
                 let key = holdfast_types::VolumeKey { volume: *volume, generation: meta.generation };
-                let path = volume_path(&world.layout, &key);
+                let path = ground.storage.path(&world.layout, &key);
                 needed.insert(path.clone());
                 held.entry(path).or_default().insert(meta.storage_name.clone(), *id);
             }
@@ -214,11 +216,16 @@ fn storage(
         .iter()
         .filter_map(|volume| {
             let id = holdfast_types::VolumeId(volume.uuid.parse().ok()?);
-            Some(volume_path(&world.layout, &holdfast_types::VolumeKey::new(id, volume.generation_count)))
+            Some(
+                ground
+                    .storage
+                    .path(&world.layout, &holdfast_types::VolumeKey::new(id, volume.generation_count)),
+            )
         })
         .collect();
     let directory = world.layout.volumes_dir(true);
-    let files: BTreeSet<PathBuf> = volume_files(&world.tap.disk, &directory).into_iter().collect();
+    let files = volume_files(&world.tap.disk, &directory).into_iter().chain(devices(&world.tap.disk));
+    let files: BTreeSet<PathBuf> = files.collect();
     for path in &needed {
         ensure!(files.contains(path), "I3: {} is needed and gone", path.display());
     }
@@ -255,7 +262,7 @@ fn tidied_later(world: &World, ground: &Ground) -> Result<BTreeSet<PathBuf>, Str
         let is_excused = is_tidying && ground.faults.has_impaired && ground.running(intent.app.0).is_some();
         ensure!(is_excused, "an intent is open: {:?} {:?}", intent.action, intent.stage);
         let keys = intent.volumes.iter().map(|(volume, meta)| VolumeKey::new(*volume, meta.generation.0));
-        tidied.extend(keys.map(|key| volume_path(&world.layout, &key)));
+        tidied.extend(keys.map(|key| ground.storage.path(&world.layout, &key)));
     }
     Ok(tidied)
 }

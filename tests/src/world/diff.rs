@@ -5,14 +5,13 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use holdfast_persist::disk::Disk;
 use holdfast_persist::{MemDisk, crashsafe};
-use holdfast_volumehandlers::testing::FakeImageTool;
 use serde_json::Value;
 
 use super::guests::mark_in;
+use super::storage::raw_tool;
 
 /// The values of each file, by their place in it.
 #[derive(Debug, Clone, Default)]
@@ -62,7 +61,7 @@ fn values(disk: &MemDisk, path: &Path) -> BTreeMap<String, String> {
         leaves(&value, String::new(), &mut found);
         return found;
     }
-    let tool = FakeImageTool::new(Arc::new(disk.clone()));
+    let tool = raw_tool(disk);
     match tool.image(path) {
         Ok(image)
             if !image.blocks.is_empty() || !image.snapshots.is_empty() || image.virtual_size_bytes > 0 =>

@@ -7,14 +7,16 @@
 //!
 //! Seeds that are multiples of four draw no faults; those that leave five of eight stop and start the application as well. Every moment up to where faults stop is a power cut, as everywhere.
 
+use std::collections::VecDeque;
+
 use holdfast_agents::runtime::{Entropy, SeededEntropy};
 use holdfast_types::SnapshotState;
 
-use super::explore::{Bases, Depth, Failure, Outcome, Show, finish, trace_of};
+use super::explore::{Bases, Depth, Failure, Outcome, Show, finish, settings_of, trace_of};
 use super::faults::{FaultKind, KINDS};
 use super::ground::locked;
 use super::tap::Recorder;
-use super::workload::{APP, OPS, Op, SETTINGS};
+use super::workload::{APP, OPS, Op};
 use super::{Schedule, Survival, Violation, World};
 
 /// Explores the workload of a seed.
@@ -40,7 +42,8 @@ pub fn explore_seed(bases: &Bases, seed: u64, depth: Depth, show: Show) -> Outco
 /// A long workload of a seed, up to where faults have stopped.
 fn drawn(bases: &Bases, seed: u64, show: Show) -> Result<World, (Violation, Vec<String>)> {
     let chance = SeededEntropy::new(seed);
-    let setting = SETTINGS[(chance.next_u64() % SETTINGS.len() as u64) as usize];
+    let settings = settings_of(seed);
+    let setting = settings[(chance.next_u64() % settings.len() as u64) as usize];
     let mut base = bases.of(setting).clone();
     base.ground.is_traced = show != Show::Nothing;
     let faults = SeededEntropy::new(seed.rotate_left(17) ^ 0x000F_A017);
@@ -155,7 +158,9 @@ fn afterwards(world: &mut World) -> Result<(), Violation> {
     if locked(&world.ground).orders.app(APP).is_some_and(|app| !app.activate) {
         switch(world);
     }
-    for id in available(world) {
+    let mut waiting = VecDeque::from(available(world));
+    let mut refused_in_a_row = 0;
+    while let Some(id) = waiting.pop_front() {
         if !locked(&world.ground).orders.names(id) {
             continue;
         }
@@ -168,21 +173,42 @@ fn afterwards(world: &mut World) -> Result<(), Violation> {
         let before = locked(&world.ground).past.get(&APP).map_or(0, |past| past.acted_counter);
         world.settle()?;
         let past = locked(&world.ground).past.get(&APP).cloned().unwrap_or_default();
+        let is_blocked = past.acted_counter <= before && refused_in_a_row < waiting.len();
+        if is_blocked && locked(&world.ground).storage.newer_snapshots_block() {
+            // Of those cut in one operation, storage knows which came later.
+            waiting.push_back(id);
+            refused_in_a_row += 1;
+            continue;
+        }
+        refused_in_a_row = 0;
         if past.acted_counter <= before {
             return Err(Violation {
                 what: format!("I4: snapshot {id} is available and was not rolled back to"),
             });
         }
+        if locked(&world.ground).storage.newer_snapshots_block() {
+            world.order(|orders| {
+                orders.edit(|device| {
+                    device.app(APP).drop_snapshot(id);
+                });
+            });
+            world.settle()?;
+        }
     }
     Ok(())
 }
 
+/// Newest cut first: on ZFS a newer one stands in the way of an older one.
 fn available(world: &World) -> Vec<holdfast_types::SnapshotId> {
     let rows = world.rows::<holdfast_types::AppInstanceState>();
     let row = rows.iter().find(|row| row.app.0 == APP);
     let snapshots = row.into_iter().flat_map(|row| &row.snapshots);
-    snapshots
-        .filter(|(_, entry)| matches!(entry.state, SnapshotState::Available(_)))
-        .map(|(id, _)| *id)
-        .collect()
+    let mut cut: Vec<_> = snapshots
+        .filter_map(|(id, entry)| match &entry.state {
+            SnapshotState::Available(instance) => Some((instance.operation, *id)),
+            _ => None,
+        })
+        .collect();
+    cut.sort();
+    cut.into_iter().rev().map(|(_, id)| id).collect()
 }

@@ -24,7 +24,7 @@ use super::explore_faults::explore_single_faults;
 use super::faults::Fired;
 use super::ground::{SharedGround, locked};
 use super::tap::{CutPoint, Recorder};
-use super::workload::{SETTINGS, Setting, Workload};
+use super::workload::{ON_FILES, ON_ZFS, Setting, Workload};
 use super::{Schedule, Survival, Violation, World};
 
 /// How far a workload is explored.
@@ -95,7 +95,7 @@ pub struct Bases(Vec<(Setting, CutPoint)>);
 
 impl Bases {
     pub fn new() -> Result<Bases, Violation> {
-        let made = SETTINGS.iter().map(|setting| Ok((*setting, setting.deployed()?.moment())));
+        let made = ON_FILES.iter().chain(&ON_ZFS).map(|setting| Ok((*setting, setting.deployed()?.moment())));
         Ok(Bases(made.collect::<Result<_, Violation>>()?))
     }
 
@@ -238,18 +238,31 @@ fn recover(cut: Cut<'_>, depth: Depth, show: Show, outcome: &mut Outcome) {
 /// The longest workloads of the enumeration.
 pub const LENGTH: usize = 3;
 
-static EVERY: LazyLock<Vec<Workload>> = LazyLock::new(|| super::workload::every(LENGTH));
+static ON_FILES_EVERY: LazyLock<Vec<Workload>> = LazyLock::new(|| super::workload::every(LENGTH, &ON_FILES));
+static ON_ZFS_EVERY: LazyLock<Vec<Workload>> = LazyLock::new(|| super::workload::every(LENGTH, &ON_ZFS));
 
-/// How many workloads the enumeration has; twice as many seeds.
-pub fn enumerated() -> u64 {
-    EVERY.len() as u64
+/// Seeds from here on are of nodes on ZFS; below it, of nodes on files. Counted from here, they are in the same order.
+pub const ZFS_SEEDS: u64 = 1_000_000_000;
+
+/// What is deployed before the workload of this seed.
+pub fn settings_of(seed: u64) -> &'static [Setting] {
+    if seed >= ZFS_SEEDS { &ON_ZFS } else { &ON_FILES }
 }
 
-/// Explores the workload of this number.
-pub fn explore_numbered(bases: &Bases, number: u64, show: Show) -> Outcome {
-    let at = |number: u64| usize::try_from(number).ok().and_then(|number| EVERY.get(number));
+/// How many workloads the enumeration has, on either; twice as many seeds.
+pub fn enumerated() -> u64 {
+    ON_FILES_EVERY.len() as u64
+}
+
+/// Explores the workload of this seed.
+pub fn explore_numbered(bases: &Bases, seed: u64, show: Show) -> Outcome {
+    let (every, number) = match seed.checked_sub(ZFS_SEEDS) {
+        Some(number) => (&*ON_ZFS_EVERY, number),
+        None => (&*ON_FILES_EVERY, seed),
+    };
+    let at = |number: u64| usize::try_from(number).ok().and_then(|number| every.get(number));
     let single = |number: u64| {
-        let mut singles = EVERY.iter().filter(|workload| workload.ops.len() == 1);
+        let mut singles = every.iter().filter(|workload| workload.ops.len() == 1);
         usize::try_from(number).ok().and_then(|number| singles.nth(number))
     };
     if let Some(workload) = at(number) {
@@ -259,6 +272,6 @@ pub fn explore_numbered(bases: &Bases, number: u64, show: Show) -> Outcome {
     } else if let Some(workload) = single(number - 2 * enumerated()) {
         explore_single_faults(bases, workload, 1, show)
     } else {
-        explore_seed(bases, number, Depth { coins: 1, second: Second::No }, show)
+        explore_seed(bases, seed, Depth { coins: 1, second: Second::No }, show)
     }
 }

@@ -21,6 +21,7 @@ use uuid::Uuid;
 
 use super::controller::{Orders, Sent};
 use super::faults::Faults;
+use super::storage::Storage;
 
 /// What a guest wrote when it started; 0 is a volume nobody has written to.
 pub type Mark = u64;
@@ -60,6 +61,7 @@ pub struct Past {
 #[derive(Debug, Clone, Default)]
 pub struct Ground {
     pub orders: Orders,
+    pub storage: Storage,
     pub faults: Faults,
     /// Size of the node's ballast; 0 for none.
     pub reserve_size_bytes: u64,

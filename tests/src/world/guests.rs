@@ -11,12 +11,12 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use holdfast_agents::domainmgr::vmm::{Domain, DomainExit, OnExit, Presence, VmSpec, Vmm, VmmError, Wait};
-use holdfast_persist::Disk;
 use holdfast_volumehandlers::testing::{Blocks, FakeImageTool, HeldImage};
 use uuid::Uuid;
 
 use super::faults::{FaultKind, INJECTED};
 use super::ground::{Ground, Machine, Mark, locked};
+use super::storage::{flush, raw_tool};
 use super::tap::Tap;
 
 /// Versions are told apart by the memory they ask for.
@@ -124,13 +124,13 @@ impl WorldVmm {
 
     /// The guest's own calls are no calls of the node.
     fn raw_tool(&self) -> FakeImageTool {
-        FakeImageTool::new(Arc::new(self.tap.disk.clone()))
+        raw_tool(&self.tap.disk)
     }
 
     fn write_mark(&self, path: &Path, mark: Mark) {
         let written = self.raw_tool().edit(path, |image| image.blocks = marked(mark));
         written.expect("a guest's image can be written");
-        self.tap.disk.sync_file(path).expect("and flushed");
+        flush(&self.tap.disk, path).expect("and flushed");
     }
 
     fn exit_of(&self, domain: &Domain) -> Option<DomainExit> {

@@ -28,11 +28,11 @@ pub mod explore_faults;
 pub mod faults;
 pub mod ground;
 pub mod guests;
+pub mod storage;
 pub mod tap;
 pub mod tool;
 pub mod workload;
 
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -44,9 +44,7 @@ use holdfast_agents::runtime::{
 use holdfast_agents::volumemgr::testing::MemFetcher;
 use holdfast_persist::mem_disk::{Fate, MemDisk};
 use holdfast_persist::{Disk, PersistLayout};
-use holdfast_types::{AppInstanceState, DeviceId, Topic, VolumeKey, VolumesSnapshotStatus, error_chain};
-use holdfast_volumehandlers::Backing;
-use holdfast_volumehandlers::testing::FakeImageTool;
+use holdfast_types::{AppInstanceState, DeviceId, Topic, VolumesSnapshotStatus, error_chain};
 use uuid::Uuid;
 
 use crate::hooked_tool::HookedTool;
@@ -55,6 +53,7 @@ use diff::Seen;
 use faults::{FaultKind, INJECTED};
 use ground::{Ground, SharedGround, locked};
 use guests::WorldVmm;
+use storage::Storage;
 use tap::{CutPoint, Recorder, Tap, TapDisk};
 use tool::ToolFaults;
 
@@ -141,10 +140,12 @@ impl Drop for World {
 
 impl World {
     /// A machine with an empty disk and a controller that wants what `edit` says.
-    pub fn begin(edit: impl FnOnce(&mut Orders)) -> Result<World, Violation> {
-        let mut ground = Ground::default();
+    pub fn begin(storage: Storage, edit: impl FnOnce(&mut Orders)) -> Result<World, Violation> {
+        let mut ground = Ground { storage, ..Ground::default() };
         edit(&mut ground.orders);
-        World::boot(MemDisk::new(), ground, Recorder::Off, Schedule::Fixed)
+        let disk = MemDisk::new();
+        storage::make_pool(storage, &disk);
+        World::boot(disk, ground, Recorder::Off, Schedule::Fixed)
     }
 
     /// The power comes back at this moment.
@@ -229,13 +230,14 @@ impl World {
             read_only: None,
         })
         .map_err(|error| failed(&error))?;
-        let tool = FakeImageTool::new(seen_disk);
+        let storage = locked(&ground).storage;
+        let (tool, backing) = storage.seams(seen_disk, &ground);
         let hypervisor = Arc::new(WorldVmm::new(Arc::clone(&ground), tap.clone(), tool.clone()));
         let seams = Seams {
             controller: Arc::new(WorldLink(Arc::clone(&ground))),
             fetcher: Arc::new(MemFetcher::new()),
             images: Arc::new(HookedTool { tool, hook: ToolFaults(Arc::clone(&ground)) }),
-            backing: Backing::Files,
+            backing,
             hypervisor: hypervisor.clone(),
         };
         let domains =
@@ -411,7 +413,8 @@ impl World {
         for row in &rows {
             if !self.rows_seen.iter().any(|seen| Arc::ptr_eq(seen, row)) {
                 let answers = || self.services.bus.rows::<VolumesSnapshotStatus>();
-                ground.row_changed(row, &|key| volume_path(&self.layout, key), &answers);
+                let storage = ground.storage;
+                ground.row_changed(row, &|key| storage.path(&self.layout, key), &answers);
             }
         }
         self.rows_seen = rows;
@@ -424,9 +427,4 @@ impl World {
     pub fn rows<T: Topic>(&self) -> Vec<Arc<T>> {
         self.services.bus.rows::<T>()
     }
-}
-
-/// All volumes of the World are encrypted qcow2 images.
-pub fn volume_path(layout: &PersistLayout, key: &VolumeKey) -> PathBuf {
-    layout.volume_file(true, &key.volume, &key.generation, &"qcow2")
 }

@@ -8,7 +8,9 @@ use holdfast_agents::wire::config::SnapshotType;
 use uuid::Uuid;
 
 use super::controller::Orders;
+use super::ground::locked;
 use super::guests::MEMORY_BASE_KIB;
+use super::storage::{self, Storage};
 use super::{DEVICE, Violation, World};
 use crate::controller::DeviceConfig;
 
@@ -55,16 +57,23 @@ pub const OPS: [Op; 8] = [
 /// What is deployed before the first operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Setting {
+    pub storage: Storage,
     pub volumes: u8,
     /// Another application runs beside.
     pub bystander: bool,
     pub max_snapshots: u32,
 }
 
-pub const SETTINGS: [Setting; 3] = [
-    Setting { volumes: 1, bystander: false, max_snapshots: 8 },
-    Setting { volumes: 2, bystander: false, max_snapshots: 8 },
-    Setting { volumes: 2, bystander: true, max_snapshots: 2 },
+pub const ON_FILES: [Setting; 3] = [
+    Setting { storage: Storage::Images, volumes: 1, bystander: false, max_snapshots: 8 },
+    Setting { storage: Storage::Images, volumes: 2, bystander: false, max_snapshots: 8 },
+    Setting { storage: Storage::Images, volumes: 2, bystander: true, max_snapshots: 2 },
+];
+
+pub const ON_ZFS: [Setting; 3] = [
+    Setting { storage: Storage::Zvols, volumes: 1, bystander: false, max_snapshots: 8 },
+    Setting { storage: Storage::Zvols, volumes: 2, bystander: true, max_snapshots: 2 },
+    Setting { storage: Storage::Mixed, volumes: 2, bystander: false, max_snapshots: 8 },
 ];
 
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -75,14 +84,14 @@ pub struct Workload {
     pub is_hasty: bool,
 }
 
-/// Every workload of up to `length` operations, shorter ones first.
-pub fn every(length: usize) -> Vec<Workload> {
+/// Every workload of up to `length` operations in these settings, shorter ones first.
+pub fn every(length: usize, settings: &[Setting]) -> Vec<Workload> {
     let mut lists: Vec<Vec<Op>> = vec![Vec::new()];
     let mut found = Vec::new();
     for _ in 0..length {
         let longer = |list: &Vec<Op>| OPS.map(|op| [list.as_slice(), &[op]].concat());
         lists = lists.iter().filter(|list| list.last() != Some(&Op::DeleteApp)).flat_map(longer).collect();
-        for setting in SETTINGS {
+        for setting in settings.iter().copied() {
             for ops in &lists {
                 found.push(Workload { setting, ops: ops.clone(), is_hasty: false });
                 if ops.len() > 1 {
@@ -151,13 +160,17 @@ impl Op {
 impl Setting {
     /// The applications run, and snapshot 1 of the first is there.
     pub fn deployed(self) -> Result<World, Violation> {
-        let mut world = World::begin(|orders| {
+        let begins_on = if self.storage == Storage::Mixed { Storage::Images } else { self.storage };
+        let mut world = World::begin(begins_on, |orders| {
             orders.edit(|device| {
                 *device = DeviceConfig::new(DEVICE);
                 self.deploy(device);
             });
         })?;
         world.settle()?;
+        if self.storage == Storage::Mixed {
+            self.move_to_zfs(&mut world)?;
+        }
         world.order(|orders| {
             Op::SnapshotNow.order(orders);
         });
@@ -165,14 +178,31 @@ impl Setting {
         Ok(world)
     }
 
+    /// The node is put on a pool; what it has stays a file, and the second volume comes now.
+    fn move_to_zfs(self, world: &mut World) -> Result<(), Violation> {
+        storage::make_pool(self.storage, &world.tap.disk);
+        locked(&world.ground).storage = self.storage;
+        world.restart()?;
+        world.order(|orders| {
+            let version = orders.version(APP).expect("it is deployed") + 1;
+            orders.edit(|device| {
+                device.add_blank_volume(volume(2), VOLUME_BYTES).name("volume 2");
+                to_version(device, APP, version);
+                device.app(APP).volume(volume(2), 1);
+            });
+        });
+        world.settle()
+    }
+
     fn deploy(self, device: &mut DeviceConfig) {
+        let volumes = if self.storage == Storage::Mixed { 1 } else { self.volumes };
         let memory = |version: u64| u32::try_from(MEMORY_BASE_KIB + version).expect("small");
-        for n in 1..=self.volumes {
+        for n in 1..=volumes {
             device.add_blank_volume(volume(n), VOLUME_BYTES).name(&format!("volume {n}"));
         }
         let mut app =
             device.add_app(APP, "db").version("1").memory_kib(memory(1)).max_snapshots(self.max_snapshots);
-        for n in 1..=self.volumes {
+        for n in 1..=volumes {
             app = app.volume(volume(n), 1);
         }
         if self.bystander {

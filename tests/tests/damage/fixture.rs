@@ -13,6 +13,7 @@ use holdfast_agents::wire::config::SnapshotType;
 use holdfast_persist::{Disk, MemDisk, PersistLayout};
 use holdfast_tests::controller::DeviceConfig;
 use holdfast_tests::world::guests::MEMORY_BASE_KIB;
+use holdfast_tests::world::storage::Storage;
 use holdfast_tests::world::tap::{CutPoint, Recorder};
 use holdfast_tests::world::workload::{APP, BYSTANDER, Op, snapshot, volume};
 use holdfast_tests::world::{DEVICE, Schedule, Survival, World};
@@ -89,7 +90,7 @@ fn deployed() -> World {
         let bystander = device.add_app(BYSTANDER, "bystander").version("1").memory_kib(memory_kib);
         bystander.max_snapshots(8).volume(volume(9), 1);
     };
-    let mut world = World::begin(|orders| {
+    let mut world = World::begin(Storage::Images, |orders| {
         orders.edit(|device| {
             *device = DeviceConfig::new(DEVICE);
             deploy(device);
