@@ -14,8 +14,9 @@ use clap::Parser;
 use holdfast_tests::zfs_guest::ZfsGuest;
 use holdfast_tests::zfs_guest::trial::{self, Trial};
 
-/// Test binaries that mean something on ZFS: `conformance` is the qcow2 suite with its images on a ZFS file system.
-const TESTS: [&str; 1] = ["conformance"];
+/// Test binaries that mean something on ZFS: ZFS volumes by each way to speak to ZFS, and the qcow2 suite with its images on a ZFS
+/// file system.
+const TESTS: [&str; 2] = ["zvol_real", "conformance"];
 
 /// Runs tests on real OpenZFS, inside a guest
 #[derive(Debug, Parser)]
@@ -27,8 +28,8 @@ struct Arguments {
     /// Goes to cargo: features the tests are built with
     #[arg(long)]
     features: Option<String>,
-    /// How long the guest may take, in seconds; alone on a machine it needs a third of that
-    #[arg(long, default_value_t = 500)]
+    /// How long the guest may take, in seconds; alone on a machine it needs a quarter of that
+    #[arg(long, default_value_t = 800)]
     seconds: u64,
     /// `tcg`, or `kvm` where that is known to work
     #[arg(long, default_value = "tcg")]

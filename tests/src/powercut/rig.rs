@@ -10,7 +10,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use holdfast_agents::runtime::{Entropy, SeededEntropy};
 use holdfast_agents::wire::config::ConfigResponse;
 use holdfast_agents::wire::info::ZInfoApp;
@@ -45,6 +45,9 @@ const CUT_AGAIN_PERCENT: u64 = 35;
 const UNDISTURBED_EVERY: u64 = 8;
 const CONSOLE_LINES_KEPT: usize = 300;
 const RUNNING: i32 = 7;
+const BOOT_TRIES: u32 = 3;
+/// In the kept console, where a machine begins.
+const POWER_ON: &str = "---- power on";
 
 /// What all rigs of a run share.
 #[derive(Debug)]
@@ -230,21 +233,17 @@ impl<'a> Rig<'a> {
     /// The machine is on, what was promised is there (I3), and the node starts. The cut before counts by what the rows say
     /// was under way.
     fn boot(&mut self, recovering: bool) -> Result<Booted, Trouble> {
-        let reports_before = self.ground.controller.core().device(DEVICE)?.reports_total();
-        let running = self.machine.start()?;
-        let mut booted = Booted { running, warden: 0, reports_before, began: Instant::now(), reported: None };
-        let deadline = Instant::now() + BOOTED_WITHIN;
-        let (hit, phase) = loop {
-            match self.next(&booted, deadline)? {
-                Some((connection, FromInside::Hello { hit, phase })) => {
-                    booted.warden = connection;
-                    break (hit, phase);
+        let mut tries = 1;
+        let (booted, hit, phase) = loop {
+            match self.start()? {
+                Some(started) => break started,
+                None if tries == BOOT_TRIES => {
+                    return Err(anyhow!("the guest's kernel does not come up").into());
                 }
-                _ if Instant::now() > deadline => return Err(violation(self.hangs("boot"))),
-                // Still from the machine before.
-                _ => {}
+                None => tries += 1,
             }
         };
+        let deadline = Instant::now() + BOOTED_WITHIN;
         if let Some(is_writing) = self.cut_while_writing.take() {
             let idle = hit == Hit::Idle && is_writing;
             let (hit, phase) = if idle { (Hit::Other, "guest writing".to_owned()) } else { (hit, phase) };
@@ -263,6 +262,32 @@ impl<'a> Rig<'a> {
         }
         self.say(&booted, ToInside::Begin);
         Ok(booted)
+    }
+
+    /// Until the warden says hello, and what it says. `None` if the kernel did not get as far as our first program: on a
+    /// host that is too busy for it that happens, and nothing of ours has run.
+    fn start(&mut self) -> Result<Option<(Booted, Hit, String)>, Trouble> {
+        let reports_before = self.ground.controller.core().device(DEVICE)?.reports_total();
+        let running = self.machine.start()?;
+        let mut booted = Booted { running, warden: 0, reports_before, began: Instant::now(), reported: None };
+        self.console.push_back(POWER_ON.to_owned());
+        let deadline = Instant::now() + BOOTED_WITHIN;
+        loop {
+            match self.next(&booted, deadline)? {
+                Some((connection, FromInside::Hello { hit, phase })) => {
+                    booted.warden = connection;
+                    return Ok(Some((booted, hit, phase)));
+                }
+                _ if Instant::now() <= deadline => {} // still from the machine before
+                _ if self.is_ours_up() => return Err(violation(self.hangs("boot"))),
+                _ => return Ok(None),
+            }
+        }
+    }
+
+    fn is_ours_up(&self) -> bool {
+        let since_power_on = self.console.iter().rev().take_while(|line| *line != POWER_ON);
+        since_power_on.into_iter().any(|line| line.starts_with("inner: "))
     }
 
     /// Until the order is carried out, reported, and the warden finds everything right; or until the time to cut.
