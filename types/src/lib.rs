@@ -3,6 +3,7 @@
 //! No clock, no disk, no tokio: values that agents exchange on the bus and keep in records.
 
 pub mod app;
+pub mod blocker;
 pub mod device;
 pub mod domain;
 pub mod error;
@@ -14,6 +15,7 @@ pub mod topic;
 pub mod volume;
 
 pub use app::*;
+pub use blocker::{AgreedSnapshot, Blocker, BlockerKind, Consent};
 pub use device::*;
 pub use domain::*;
 pub use error::{EntityKind, ErrorEntity, ErrorReport, Severity, Timestamp, error_chain};
