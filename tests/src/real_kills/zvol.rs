@@ -52,7 +52,8 @@ fn linked(name: &str) -> io::Result<PathBuf> {
     Ok(device)
 }
 
-fn ask(program: &str, words: &[&str]) -> io::Result<String> {
+/// What the program prints; what it complains of is the error.
+pub fn ask(program: &str, words: &[&str]) -> io::Result<String> {
     let output = Command::new(program).args(words).output()?;
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr);

@@ -2,7 +2,8 @@
 //!
 //! The node is the real one: bus, agents, persist directory on a real file system, real `qemu-img`, the controller's
 //! real wire on the loopback. Only the hypervisor is simulated, and what a guest would write the story writes into the
-//! image itself, as a byte that fills the first [`CONTENT_BYTES`].
+//! image itself, as a byte that fills the first [`CONTENT_BYTES`]. On a pool (`HOLDFAST_ZFS_POOL`) volumes are devices, and
+//! all this is read and written through them.
 //!
 //! ```text
 //!   Story ──edit──▶ controller-sim ◀──HTTP── node (zedagent, zedmanager, volumemgr, domainmgr) ──▶ qemu-img, files
@@ -12,6 +13,7 @@
 //! Every wait has a deadline of [`PATIENCE`], and a wait that is over says what was reported last.
 
 mod content;
+mod pool_disk;
 mod running;
 mod small_disk;
 mod tool;
@@ -21,6 +23,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use holdfast_agents::domainmgr::simulated_vmm::SimulatedVmm;
+use holdfast_agents::settings::ZfsChoice;
 use holdfast_agents::wire::info::{ZInfoApp, ZInfoSnapshot};
 use tempfile::TempDir;
 use uuid::Uuid;
@@ -31,12 +34,13 @@ pub use crate::hooked_tool::Step;
 pub use content::CONTENT_BYTES;
 pub use holdfast_agents::domainmgr::simulated_vmm::Habits;
 pub use holdfast_agents::wire::config::{Format, SnapshotType};
-pub use running::Running;
+pub use pool_disk::PoolDisk;
+pub use running::{Running, Told};
 pub use small_disk::SmallDisk;
 pub use tool::ToolFaults;
 
 /// How long anything may take before the story fails.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// How long to watch for what must *not* happen. Several polls of the node fit in.
 pub const A_WHILE: Duration = Duration::from_millis(700);
@@ -70,6 +74,9 @@ pub struct Story {
     pub tool: ToolFaults,
     /// What the persist directory is on, when that is not the machine's disk.
     pub small_disk: Option<SmallDisk>,
+    pub pool: Option<PoolDisk>,
+    /// What the node is told about ZFS at its next start.
+    pub zfs: ZfsChoice,
     folder: TempDir,
     running: Option<Running>,
 }
@@ -77,15 +84,24 @@ pub struct Story {
 impl Story {
     /// A node with nothing deployed. None, with the reason printed, where the machine lacks what it takes.
     pub fn begin() -> Option<Story> {
-        Story::begin_on(|_| Ok(None))
+        Story::begin_on(|_| Ok((None, None)))
     }
 
     /// The same, with a persist directory that holds only so much.
     pub fn begin_on_small_disk(size_mib: u32) -> Option<Story> {
-        Story::begin_on(|persist| SmallDisk::mount(persist, size_mib).map(Some))
+        Story::begin_on(|persist| Ok((Some(SmallDisk::mount(persist, size_mib)?), None)))
     }
 
-    fn begin_on(disk: impl FnOnce(&Path) -> Result<Option<SmallDisk>, String>) -> Option<Story> {
+    /// The same, with a persist directory on a pool. The node keeps its volumes in files there as long as ZFS is `Off`.
+    pub fn begin_on_pool(zfs: ZfsChoice) -> Option<Story> {
+        let mut story = Story::begin_on(|persist| Ok((None, Some(PoolDisk::mount(persist)?))))?;
+        story.move_to(zfs);
+        Some(story)
+    }
+
+    fn begin_on(
+        disk: impl FnOnce(&Path) -> Result<(Option<SmallDisk>, Option<PoolDisk>), String>,
+    ) -> Option<Story> {
         if let Some(reason) = content::missing_tool() {
             eprintln!("skipped: {reason}");
             return None;
@@ -93,8 +109,8 @@ impl Story {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let files = folder.path().join("files");
         std::fs::create_dir(&files).expect("a folder for the datastore");
-        let small_disk = match disk(&folder.path().join("persist")) {
-            Ok(small_disk) => small_disk,
+        let (small_disk, pool) = match disk(&folder.path().join("persist")) {
+            Ok(disks) => disks,
             Err(reason) => {
                 eprintln!("skipped: {reason}");
                 return None;
@@ -106,6 +122,8 @@ impl Story {
             hypervisor: SimulatedVmm::new(),
             tool: ToolFaults::default(),
             small_disk,
+            pool,
+            zfs: ZfsChoice::Off,
             folder,
             running: None,
         };
@@ -117,10 +135,13 @@ impl Story {
     /// Version 1 of the application `db`, running: an image volume whose content is `1`, and a blank data volume
     /// on which the guest has written `a`.
     pub fn deployed() -> Option<Story> {
-        let story = Story::begin()?;
-        story.deploy();
-        story.guest_writes(DATA, 1, b'a');
-        Some(story)
+        Some(Story::begin()?.with_app())
+    }
+
+    pub fn with_app(self) -> Story {
+        self.deploy();
+        self.guest_writes(DATA, 1, b'a');
+        self
     }
 
     pub fn deploy(&self) {
@@ -268,7 +289,7 @@ impl Story {
             &self.controller.url(),
             self.hypervisor.clone(),
             self.tool.clone(),
-            read_only,
+            Told { zfs: self.zfs, read_only },
         );
         self.running = Some(running);
     }
@@ -277,6 +298,12 @@ impl Story {
     pub fn restart_service(&mut self) {
         self.running.take().expect("running").stop();
         self.start();
+    }
+
+    /// The service is started anew with another setting for ZFS.
+    pub fn move_to(&mut self, zfs: ZfsChoice) {
+        self.zfs = zfs;
+        self.restart_service();
     }
 
     /// The whole node goes down and comes up again, its guests with it.
@@ -300,8 +327,13 @@ impl Story {
         content::write(&self.image(volume, generation), content);
     }
 
+    /// Where the volume is: its image; on a pool its device, unless there is an image.
     pub fn image(&self, volume: Uuid, generation: i64) -> PathBuf {
-        self.persist().join(format!("vault/volumes/{volume}#{generation}.qcow2"))
+        let image = self.persist().join(format!("vault/volumes/{volume}#{generation}.qcow2"));
+        match &self.pool {
+            Some(pool) if !image.exists() => pool.device(volume, generation),
+            _ => image,
+        }
     }
 
     /// How often the application's guest was started, since the story began.
@@ -432,6 +464,7 @@ impl Story {
         for agent in ["zedmanager", "volumemgr"] {
             collect(&self.persist().join("status").join(agent), &mut found);
         }
+        found.extend(self.pool.iter().flat_map(PoolDisk::volumes));
         found
     }
 
@@ -446,10 +479,12 @@ impl Story {
         found.into_iter().map(digest).collect()
     }
 
+    /// Where all volumes are: images, and devices.
     pub fn images(&self) -> Vec<PathBuf> {
         let mut found = Vec::new();
         collect(&self.persist().join("vault/volumes"), &mut found);
         found.retain(|path| path.extension().is_some_and(|extension| extension == "qcow2"));
+        found.extend(self.pool.iter().flat_map(PoolDisk::volumes));
         found
     }
 

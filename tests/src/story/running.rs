@@ -7,12 +7,13 @@ use std::time::Duration;
 use holdfast_agents::domainmgr;
 use holdfast_agents::domainmgr::simulated_vmm::SimulatedVmm;
 use holdfast_agents::node::agents::{AgentSettings, Seams, agents};
+use holdfast_agents::node::storage;
 use holdfast_agents::runtime::{RunningNode, Services};
+use holdfast_agents::settings::ZfsChoice;
 use holdfast_agents::volumemgr::fetcher::HttpFetcher;
 use holdfast_agents::wire::link::HttpLink;
 use holdfast_persist::{PersistLayout, RealDisk};
 use holdfast_types::DeviceId;
-use holdfast_volumehandlers::Backing;
 use holdfast_volumehandlers::qcow2::QemuImg;
 use tokio::runtime::Runtime;
 use uuid::Uuid;
@@ -24,6 +25,14 @@ use crate::real_machine::open_services;
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
 const START_AT_MOST: Duration = Duration::from_secs(20);
 const STOP_GRACE: Duration = Duration::from_secs(10);
+
+/// The service's settings, as far as they differ between stories.
+#[derive(Debug)]
+pub struct Told {
+    pub zfs: ZfsChoice,
+    /// As after too many starts that failed, for this reason.
+    pub read_only: Option<String>,
+}
 
 #[derive(Debug)]
 pub struct Running {
@@ -39,7 +48,7 @@ impl Running {
         controller: &str,
         hypervisor: SimulatedVmm,
         tool_faults: ToolFaults,
-        read_only: Option<String>,
+        told: Told,
     ) -> Running {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
@@ -47,12 +56,12 @@ impl Running {
             .build()
             .expect("threads for a node");
         let node = runtime.block_on(async {
-            let services = services(persist, read_only);
+            let services = services(persist, told.read_only);
             let seams = Seams {
                 controller: Arc::new(HttpLink::new(controller, device).expect("the simulator's address")),
                 fetcher: Arc::new(HttpFetcher::new()),
                 images: Arc::new(HookedTool { tool: QemuImg::new(), hook: tool_faults }),
-                backing: Backing::Files,
+                backing: storage::choose(persist, told.zfs).backing,
                 hypervisor: Arc::new(hypervisor),
             };
             let domains = domainmgr::Settings {

@@ -1,10 +1,12 @@
-//! Test binaries, run in the inner machine on a fresh pool.
+//! A test binary, run in an inner machine of its own on a fresh pool.
 //!
-//! Each binary is one of cargo's, so its own summary and exit code are the result; they travel over the console as
-//! `inner: test <name> code=<n>`. The pool is a file in the machine's memory: nothing of it outlives the run. Binaries find its name in
-//! `HOLDFAST_ZFS_POOL`, and their temporary files go to a file system of it.
+//! The binary is one of cargo's, so its own summary and exit code are the result; the code travels over the console as
+//! `inner: test code=<n>`. The pool is a file in the machine's memory: nothing of it outlives the run. The binary finds its name in
+//! `HOLDFAST_ZFS_POOL`, and its temporary files go to a file system of it.
+//!
+//! The machine has one processor: under TCG two of them spend on each other what the second one gains. Machines run beside
+//! each other instead.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -16,84 +18,78 @@ use super::programs::Programs;
 
 pub const POOL: &str = "tank";
 const MEMORY_MIB: u32 = 3072;
-const RESULT: &str = "inner: test ";
+const RESULT: &str = "inner: test code=";
 
 /// One binary and how it is called.
 #[derive(Debug, Clone)]
 pub struct Trial {
+    /// What the binary is called in the machine.
     pub name: String,
     pub binary: PathBuf,
     pub arguments: String,
 }
 
-/// Exit codes by name. A trial that did not come to its end has none.
-pub type Codes = BTreeMap<String, i32>;
-
-/// Runs the trials one after the other and passes on what the machine says, line by line. All of them have `within` together.
-pub fn run(
-    guest: &ZfsGuest,
-    trials: &[Trial],
-    scratch: &Path,
-    accelerator: &str,
-    within: Duration,
-    mut heard: impl FnMut(&str),
-) -> anyhow::Result<Codes> {
-    let programs = Programs::new(scratch.join("programs"), guest)?;
-    for trial in trials {
-        programs.add(&trial.binary, &trial.name)?;
-    }
-    programs.set_main(&script(trials, within))?;
-    let disk = scratch.join("programs.img");
-    programs.write_disk(&disk)?;
-    let initramfs = scratch.join("initramfs");
-    guest.write_initramfs(&initramfs, true)?;
-    let machine = Machine {
-        kernel: guest.kernel.clone(),
-        initramfs,
-        programs: disk,
-        disks: Vec::new(),
-        memory_mib: MEMORY_MIB,
-        processors: 2,
-        has_network: false,
-        options: String::new(),
-        accelerator: accelerator.to_owned(),
-    };
-    let deadline = Instant::now() + within;
-    let running = machine.start()?;
-    let mut codes = Codes::new();
-    loop {
-        match running.hear(deadline) {
-            Said::Line(line) => {
-                heard(&line);
-                if let Some((name, code)) =
-                    line.strip_prefix(RESULT).and_then(|rest| rest.split_once(" code="))
-                {
-                    codes.insert(name.to_owned(), code.parse().context(line.clone())?);
+impl Trial {
+    /// Boots, runs it and passes on what the machine says, line by line. Its exit code; `None` if it did not come to its end.
+    /// `scratch` need not be there yet.
+    pub fn run(
+        &self,
+        guest: &ZfsGuest,
+        scratch: &Path,
+        accelerator: &str,
+        deadline: Instant,
+        heard: impl Fn(&str),
+    ) -> anyhow::Result<Option<i32>> {
+        let programs = Programs::new(scratch.join("programs"), guest)?;
+        programs.add(&self.binary, &self.name)?;
+        programs.set_main(&self.script(deadline.saturating_duration_since(Instant::now())))?;
+        let disk = scratch.join("programs.img");
+        programs.write_disk(&disk)?;
+        let initramfs = scratch.join("initramfs");
+        guest.write_initramfs(&initramfs, true)?;
+        let machine = Machine {
+            kernel: guest.kernel.clone(),
+            initramfs,
+            programs: disk,
+            disks: Vec::new(),
+            memory_mib: MEMORY_MIB,
+            processors: 1,
+            has_network: false,
+            options: String::new(),
+            accelerator: accelerator.to_owned(),
+        };
+        let running = machine.start()?;
+        let mut code = None;
+        loop {
+            match running.hear(deadline) {
+                Said::Line(line) => {
+                    heard(&line);
+                    if let Some(told) = line.strip_prefix(RESULT) {
+                        code = Some(told.parse().context(line.clone())?);
+                    }
                 }
+                Said::Off => return Ok(code),
+                Said::Nothing => bail!("the inner machine of {} is not done in time", self.name),
             }
-            Said::Off => return Ok(codes),
-            Said::Nothing => bail!("the inner machine is not done after {within:?}"),
         }
     }
-}
 
-/// What the inner machine runs: a pool, then each trial with what is left of the time.
-fn script(trials: &[Trial], within: Duration) -> String {
-    let mut script = format!(
-        "set -e\n\
-         truncate -s 1G /tmp/pool.img\n\
-         zpool create -O mountpoint=/{POOL} -O compression=off {POOL} /tmp/pool.img\n\
-         zfs create {POOL}/tmp\n\
-         export HOLDFAST_ZFS_POOL={POOL} TMPDIR=/{POOL}/tmp RUST_BACKTRACE=1\n\
-         set +e\n"
-    );
-    for Trial { name, arguments, .. } in trials {
-        script += &format!(
-            "echo 'inner: begins {name} {arguments}'\n\
+    /// What the inner machine runs. ZFS volumes do their reading and writing at once, and not by threads of their own: that
+    /// is faster on one processor.
+    fn script(&self, within: Duration) -> String {
+        let Trial { name, arguments, .. } = self;
+        format!(
+            "set -e\n\
+             echo 1 >/sys/module/zfs/parameters/zvol_request_sync\n\
+             truncate -s 1G /tmp/pool.img\n\
+             zpool create -O mountpoint=/{POOL} -O compression=off {POOL} /tmp/pool.img\n\
+             zfs create {POOL}/tmp\n\
+             export HOLDFAST_ZFS_POOL={POOL} TMPDIR=/{POOL}/tmp RUST_BACKTRACE=1\n\
+             set +e\n\
+             echo 'inner: begins {name} {arguments}'\n\
              timeout {} /programs/bin/{name} {arguments}\n\
-             echo \"{RESULT}{name} code=$?\"\n",
+             echo \"{RESULT}$?\"\n",
             within.as_secs()
-        );
+        )
     }
-    script
 }

@@ -4,7 +4,12 @@ use holdfast_tests::story::*;
 
 #[test]
 fn the_long_chain() {
-    let Some(mut story) = Story::deployed() else { return };
+    let Some(story) = Story::deployed() else { return };
+    tell(story);
+}
+
+/// On whatever volumes the application is deployed.
+pub fn tell(mut story: Story) {
     story.request(1);
     story.update_image(2);
     story.expect_running("2");

@@ -9,5 +9,6 @@ mod deletion;
 mod full_disk;
 mod maximum;
 mod node;
+mod pool;
 mod rollback;
 mod trouble;
