@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use holdfast_persist::disk::is_no_space;
+use holdfast_types::blocker::{self, Blocker};
 use holdfast_types::volume::Format;
 
 use crate::name::InvalidName;
-use crate::zvol::in_the_way::{self, Blocker};
 use crate::zvol::{Dataset, ZfsError};
 
 /// A step on one volume that did not happen, or did not happen wholly; every step can be called again.
@@ -33,7 +33,7 @@ pub enum VolumeError {
     #[error(
         "volume {} cannot be rolled back to snapshot {snapshot}: {}",
         volume.display(),
-        in_the_way::told(blockers)
+        blocker::told(blockers)
     )]
     Blocked { volume: PathBuf, snapshot: String, blockers: Vec<Blocker> },
 

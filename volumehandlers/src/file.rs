@@ -3,11 +3,13 @@
 //! A read-only one never blocks the snapshot of its application: the caller records it as unchanged ([003] B3).
 //! A writable one refuses the snapshot by name, before anything was touched.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
 use holdfast_persist::Disk;
 use holdfast_types::volume::Format;
+use holdfast_types::{AgreedSnapshot, Blocker};
 
 use crate::context::HandlerCx;
 use crate::error::VolumeError;
@@ -141,6 +143,15 @@ impl VolumeHandler for FileHandler {
         }
     }
 
+    fn blockers(
+        &self,
+        volume: &Path,
+        _to: &SnapshotName,
+        _leaving: &BTreeSet<SnapshotName>,
+    ) -> Result<Vec<Blocker>, VolumeError> {
+        Err(self.unsupported(volume, "a rollback"))
+    }
+
     fn create_snapshot(
         &self,
         volume: &Path,
@@ -154,6 +165,7 @@ impl VolumeHandler for FileHandler {
         &self,
         volume: &Path,
         _name: &SnapshotName,
+        _agreed: &BTreeSet<AgreedSnapshot>,
         _cx: &HandlerCx<'_>,
     ) -> Result<Ensured<VolumeFacts>, VolumeError> {
         Err(self.unsupported(volume, "a rollback"))

@@ -20,6 +20,7 @@ use std::path::{Path, PathBuf};
 
 use holdfast_types::error::Timestamp;
 use holdfast_types::volume::Format;
+use holdfast_types::{AgreedSnapshot, Blocker};
 
 use crate::context::HandlerCx;
 use crate::error::VolumeError;
@@ -52,6 +53,16 @@ pub trait VolumeHandler: Send + Sync + Debug {
     /// Would this be possible? Reads only ([003] B3). The first reason against it is the error.
     fn preflight(&self, volume: &Path, preflight: &Preflight) -> Result<(), VolumeError>;
 
+    /// Everything that stands in the way of a rollback to `to`, as storage orders it ([000] L3); nothing on a backend where
+    /// newer snapshots do not block (L4). `leaving` will be gone by then, and blocks only where it cannot go. Reads only, also
+    /// while a guest runs. What cannot be read is an error, never "nothing".
+    fn blockers(
+        &self,
+        volume: &Path,
+        to: &SnapshotName,
+        leaving: &BTreeSet<SnapshotName>,
+    ) -> Result<Vec<Blocker>, VolumeError>;
+
     /// Cuts a snapshot of that name; durable after `Ok`. There already: `Unchanged`, with what was found.
     ///
     /// A crash in the middle leaves the volume's content as it was, with or without the snapshot, and maybe
@@ -66,11 +77,16 @@ pub trait VolumeHandler: Send + Sync + Debug {
     /// Makes the volume's content and size equal the snapshot's, durably; the snapshot stays, and so do newer
     /// ones. Always does the work again, and says `Changed`.
     ///
+    /// Where newer ones block, exactly those in `agreed` are destroyed, in the same step: by name and id, none with a name
+    /// of this node's, none that is held or cloned. Anything else in the way is [`VolumeError::Blocked`], and nothing has
+    /// changed ([000] L7). One that is gone already is fine. Elsewhere nothing is ever destroyed.
+    ///
     /// In place: a crash in the middle leaves content that is neither, until it is called again ([003] J3).
     fn rollback_to_snapshot(
         &self,
         volume: &Path,
         name: &SnapshotName,
+        agreed: &BTreeSet<AgreedSnapshot>,
         cx: &HandlerCx<'_>,
     ) -> Result<Ensured<VolumeFacts>, VolumeError>;
 
@@ -116,7 +132,7 @@ pub trait VolumeGroup {
         cx: &HandlerCx<'_>,
     ) -> Result<Ensured<Vec<SnapshotMeta>>, VolumeError>;
 
-    /// As [`VolumeHandler::rollback_to_snapshot`], once per `token`: the token is kept with the volumes in the same step, and
+    /// As [`VolumeHandler::rollback_to_snapshot`], with each member's [`GroupMember::agreed`], once per `token`: the token is kept with the volumes in the same step, and
     /// where all of them bear it, this rollback has happened already and the answer is `Unchanged`.
     ///
     /// So a caller who asks again after a crash and gets an error knows that nothing was reverted, now or before; except for
@@ -138,6 +154,22 @@ pub trait VolumeGroup {
 pub struct GroupMember {
     pub volume: PathBuf,
     pub name: SnapshotName,
+    /// For a rollback: the newer snapshots that may be destroyed.
+    pub agreed: BTreeSet<AgreedSnapshot>,
+}
+
+impl Action {
+    /// A rollback for which nothing leaves and nothing is agreed to.
+    pub fn rollback(to: &SnapshotName) -> Self {
+        Action::Rollback { to: to.clone(), leaving: BTreeSet::new(), agreed: BTreeSet::new() }
+    }
+}
+
+impl GroupMember {
+    /// With nothing agreed to.
+    pub fn new(volume: &Path, name: &SnapshotName) -> Self {
+        GroupMember { volume: volume.to_path_buf(), name: name.clone(), agreed: BTreeSet::new() }
+    }
 }
 
 /// What a backend can do at all.
@@ -229,6 +261,8 @@ pub enum Action {
         to: SnapshotName,
         /// Snapshots that will be gone before the rollback: these do not stand in its way.
         leaving: BTreeSet<SnapshotName>,
+        /// Snapshots that the rollback may destroy: neither do these.
+        agreed: BTreeSet<AgreedSnapshot>,
     },
     DeleteSnapshot {
         name: SnapshotName,

@@ -59,7 +59,7 @@ fn a_change_is_whole_or_not_there_wherever_the_power_goes() {
     type Step = fn(&FakeZfs) -> Result<(), ZfsError>;
     let steps: [Step; 4] = [
         |zfs| zfs.snapshot(&[at("a", "t"), at("b", "t")], &CX()),
-        |zfs| zfs.rollback(&[at("a", "s"), at("b", "s")], "token", &CX()),
+        |zfs| zfs.rollback(&[at("a", "s"), at("b", "s")], &[], "token", &CX()),
         |zfs| zfs.destroy_snapshots(&[at("a", "s"), at("b", "s")], &CX()),
         |zfs| zfs.set_property(&dataset("a"), "holdfast:state", "filling"),
     ];
@@ -140,7 +140,7 @@ fn what_zfs_refuses_is_refused_and_changes_nothing() {
     let before = zfs.pool().expect("read");
     let both = [at("a", "s"), at("b", "s")];
 
-    let newer = zfs.rollback(&both, "token", &CX());
+    let newer = zfs.rollback(&both, &[], "token", &CX());
     let names = vec!["operators".to_owned()];
     let object = both[1].to_string();
     assert_eq!(newer, Err(ZfsError::Newer { object, newer: names }));
@@ -149,7 +149,7 @@ fn what_zfs_refuses_is_refused_and_changes_nothing() {
     assert_eq!(held, Err(ZfsError::Held { object: both[0].to_string(), tags }));
     let exists = zfs.snapshot(&[at("c", "s"), at("a", "s")], &CX());
     assert_eq!(exists, Err(ZfsError::Exists { object: both[0].to_string() }));
-    let missing = zfs.rollback(&[at("a", "s"), at("c", "s")], "token", &CX());
+    let missing = zfs.rollback(&[at("a", "s"), at("c", "s")], &[], "token", &CX());
     assert_eq!(missing, Err(ZfsError::Missing { object: at("c", "s").to_string() }));
     let full = zfs.destroy_volume(&dataset("a"), &CX());
     assert_eq!(full, Err(ZfsError::HasSnapshots { object: dataset("a").to_string() }));
@@ -167,14 +167,14 @@ fn an_open_device_is_busy_until_it_is_closed_or_the_power_goes() {
     let (_disk, zfs) = prepared();
     let open = zfs.open(&dataset("a"), "process 1 (qemu)");
     assert_eq!(zfs.user_of(&dataset("a")), Ok(Some("process 1 (qemu)".to_owned())));
-    let busy = zfs.rollback(&[at("b", "s"), at("a", "s")], "token", &CX());
+    let busy = zfs.rollback(&[at("b", "s"), at("a", "s")], &[], "token", &CX());
     assert!(matches!(busy, Err(ZfsError::Busy { .. })), "{busy:?}");
     zfs.snapshot(&[at("a", "t")], &CX()).expect("a snapshot needs nobody to close it");
     drop(open);
     assert_eq!(zfs.user_of(&dataset("a")), Ok(None));
     let _open = zfs.open(&dataset("b"), "process 2 (qemu)");
     zfs.forget_opens();
-    zfs.rollback(&[at("b", "s")], "token", &CX()).expect("rolled back");
+    zfs.rollback(&[at("b", "s")], &[], "token", &CX()).expect("rolled back");
 }
 
 #[test]

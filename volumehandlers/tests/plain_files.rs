@@ -1,6 +1,7 @@
 //! Raw disks and ISO images: made and destroyed like all volumes, and refused by name where a snapshot is asked
 //! for ([003] J5); and the registry that says which handler a volume has.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use holdfast_types::volume::Format;
@@ -70,7 +71,7 @@ fn a_snapshot_is_refused_by_name() {
     assert_eq!(refused.to_string(), "volume /volumes/v#0.raw: a snapshot is not supported for format raw");
     let name = SnapshotName::parse("holdfast-s").expect("a name");
     handler.create_snapshot(&location, &name, &CX()).expect_err("refused");
-    handler.rollback_to_snapshot(&location, &name, &CX()).expect_err("refused");
+    handler.rollback_to_snapshot(&location, &name, &BTreeSet::new(), &CX()).expect_err("refused");
     assert!(!handler.delete_snapshot(&location, &name, &CX()).expect("there is none").is_changed());
     let held = fixture.hold(&location);
     let in_use = handler.destroy(&location, &CX());

@@ -1,6 +1,7 @@
 //! The power is cut at every single call of every step, on the fake tool; and real qemu-img is killed at many
 //! moments. Afterwards the step is done again, as the intent demands, and the volume is exactly what it should be.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -54,7 +55,7 @@ fn cut(handler: &dyn VolumeHandler, volume: &Path) -> Result<(), VolumeError> {
 }
 
 fn roll_back(handler: &dyn VolumeHandler, volume: &Path) -> Result<(), VolumeError> {
-    handler.rollback_to_snapshot(volume, &name("old"), &CX()).map(drop)
+    handler.rollback_to_snapshot(volume, &name("old"), &BTreeSet::new(), &CX()).map(drop)
 }
 
 fn delete(handler: &dyn VolumeHandler, volume: &Path) -> Result<(), VolumeError> {
@@ -247,4 +248,5 @@ type Killable = fn(&Qcow2Handler, &Path, &HandlerCx<'_>) -> Result<(), VolumeErr
 
 const CUT: Killable = |handler, volume, cx| handler.create_snapshot(volume, &name("new"), cx).map(drop);
 const DROP: Killable = |handler, volume, cx| handler.delete_snapshot(volume, &name("new"), cx).map(drop);
-const BACK: Killable = |handler, volume, cx| handler.rollback_to_snapshot(volume, &name("old"), cx).map(drop);
+const BACK: Killable =
+    |handler, volume, cx| handler.rollback_to_snapshot(volume, &name("old"), &BTreeSet::new(), cx).map(drop);

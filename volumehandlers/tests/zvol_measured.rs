@@ -53,7 +53,7 @@ fn measure(name: &'static str, zfs: Arc<dyn Zfs>) {
                 group.iter().try_for_each(|member| step(std::slice::from_ref(member)))
             };
             let cut = |members: &[SnapshotOf]| zfs.snapshot(members, &CX());
-            let back = |members: &[SnapshotOf]| zfs.rollback(members, &snapshot, &CX());
+            let back = |members: &[SnapshotOf]| zfs.rollback(members, &[], &snapshot, &CX());
             write();
             if together {
                 cut_together.push(timed(|| cut(&group)));

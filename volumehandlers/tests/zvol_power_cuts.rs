@@ -1,6 +1,7 @@
 //! The power is cut at every single call to the disk in every step on a pool's volumes, alone and in groups. Afterwards each volume
 //! is before or after, all volumes of a group alike, and the step done again finishes ([003] K2, I1).
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use holdfast_types::volume::Format;
@@ -48,7 +49,7 @@ fn prepared() -> (FakePoolFixture, Vec<PathBuf>) {
 }
 
 fn members(volumes: &[PathBuf], snapshot: &str) -> Vec<GroupMember> {
-    volumes.iter().map(|volume| GroupMember { volume: volume.clone(), name: name(snapshot) }).collect()
+    volumes.iter().map(|volume| GroupMember::new(volume, &name(snapshot))).collect()
 }
 
 /// Content and names of snapshots, of each volume that is there.
@@ -124,7 +125,9 @@ fn a_group_is_deleted_whole_or_not_at_all() {
 fn one_volume_alone_is_before_or_after() {
     let steps: [Step; 3] = [
         |handler, volumes| handler.create_snapshot(&volumes[0], &name("new"), &CX()).map(drop),
-        |handler, volumes| handler.rollback_to_snapshot(&volumes[0], &name("old"), &CX()).map(drop),
+        |handler, volumes| {
+            handler.rollback_to_snapshot(&volumes[0], &name("old"), &BTreeSet::new(), &CX()).map(drop)
+        },
         |handler, volumes| handler.delete_snapshot(&volumes[0], &name("old"), &CX()).map(drop),
     ];
     steps.into_iter().for_each(at_every_call);

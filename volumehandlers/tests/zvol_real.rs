@@ -86,7 +86,7 @@ fn a_read_only_pool_says_so(name: &'static str, zfs: &dyn Zfs) {
         zfs.create_volume(&beside, &new, &CX()),
         zfs.destroy_volume(&bare, &CX()),
         zfs.snapshot(&new_one, &CX()),
-        zfs.rollback(&snapshot, "token", &CX()),
+        zfs.rollback(&snapshot, &[], "token", &CX()),
         zfs.destroy_snapshots(&snapshot, &CX()),
     ];
     let wanted = Err(ZfsError::ReadOnly { pool: name.to_owned() });

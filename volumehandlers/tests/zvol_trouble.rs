@@ -9,6 +9,7 @@ use holdfast_volumehandlers::zvol::{CommandZfs, Dataset, Zfs, ZfsError};
 use holdfast_volumehandlers::{
     Action, GroupMember, HandlerCx, Preflight, SnapshotName, Source, VolumeError, VolumeSpec,
 };
+use std::collections::BTreeSet;
 
 const CX: fn() -> HandlerCx<'static> = HandlerCx::unattended;
 
@@ -35,7 +36,7 @@ fn prepared() -> (FakePoolFixture, Vec<GroupMember>) {
         .map(|label| {
             let spec = blank(&fixture, label);
             handler.create(&spec, &CX()).expect("created");
-            GroupMember { volume: spec.location, name: name("s") }
+            GroupMember::new(&spec.location, &name("s"))
         })
         .collect();
     handler.group().expect("group verbs").create_snapshots(&group, &CX()).expect("cut");
@@ -56,7 +57,7 @@ fn everything_fails(fixture: &FakePoolFixture, group: &[GroupMember], words: &st
         handler.create(&blank(fixture, "new"), &CX()).map(drop),
         handler.destroy(volume, &CX()).map(drop),
         handler.create_snapshot(volume, &name("t"), &CX()).map(drop),
-        handler.rollback_to_snapshot(volume, &name("s"), &CX()).map(drop),
+        handler.rollback_to_snapshot(volume, &name("s"), &BTreeSet::new(), &CX()).map(drop),
         handler.delete_snapshot(volume, &name("s"), &CX()).map(drop),
         handler.preflight(volume, &Preflight { action: Action::CreateSnapshot, guest_may_run: false }),
         verbs.create_snapshots(&others, &CX()).map(drop),

@@ -2,7 +2,7 @@
 //!
 //! A failure is a value in the job's event, with its words and whether time alone may help.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use holdfast_types::{ContentTreeId, SnapshotId, VolumeId, VolumeKey, error_chain};
@@ -140,7 +140,7 @@ fn single_step(
             Some(handler.create_snapshot(volume, &safety(on)?, handler_cx)?.into_inner())
         }
         VolumeStep::ApplySnapshot => {
-            handler.rollback_to_snapshot(volume, &name(on)?, handler_cx)?;
+            handler.rollback_to_snapshot(volume, &name(on)?, &BTreeSet::new(), handler_cx)?;
             None
         }
         VolumeStep::ApplySafety => {
@@ -173,7 +173,7 @@ fn group_step(
     order: &StepOrder,
     handler_cx: &HandlerCx<'_>,
 ) -> Result<Cut, VolumeError> {
-    let member = |on: &StepVolume, name| GroupMember { volume: on.place.location.clone(), name };
+    let member = |on: &StepVolume, name| GroupMember::new(&on.place.location, &name);
     let members = order.volumes.iter().map(|on| Ok(member(on, name(on)?)));
     let mut members = members.collect::<Result<Vec<_>, VolumeError>>()?;
     match order.step {
@@ -210,7 +210,7 @@ fn put_back(
     on: &StepVolume,
     handler_cx: &HandlerCx<'_>,
 ) -> Result<(), VolumeError> {
-    match handler.rollback_to_snapshot(&on.place.location, &safety(on)?, handler_cx) {
+    match handler.rollback_to_snapshot(&on.place.location, &safety(on)?, &BTreeSet::new(), handler_cx) {
         Ok(_) | Err(VolumeError::NoSuchSnapshot { .. }) => Ok(()),
         Err(error) => Err(error),
     }
@@ -296,6 +296,7 @@ fn ask(handler: &dyn VolumeHandler, volume: &Path, asked: &Asked) -> Result<(), 
             to: parsed(volume, storage_name)?,
             // What no name can be made of was never taken for one of ours.
             leaving: leaving.iter().filter_map(|name| SnapshotName::parse(name).ok()).collect(),
+            agreed: BTreeSet::new(),
         },
         Asked::Present => return handler.facts(volume).map(drop),
     };

@@ -16,7 +16,7 @@ use holdfast_persist::{Disk, PersistLayout};
 use holdfast_types::VolumeKey;
 use holdfast_volumehandlers::placement::is_device;
 use holdfast_volumehandlers::testing::{FakeImageTool, FakeZfs};
-use holdfast_volumehandlers::zvol::zfs::{NewZvol, Room, SnapshotOf, ZfsSnapshot, Zvol};
+use holdfast_volumehandlers::zvol::zfs::{AgreedOf, NewZvol, Room, SnapshotOf, ZfsSnapshot, Zvol};
 use holdfast_volumehandlers::zvol::{Dataset, Zfs, ZfsError};
 use holdfast_volumehandlers::{Backing, HandlerCx, Placement};
 
@@ -208,9 +208,15 @@ impl Zfs for WorldZfs {
         self.inner.snapshot(group, cx)
     }
 
-    fn rollback(&self, group: &[SnapshotOf], token: &str, cx: &HandlerCx<'_>) -> Result<(), ZfsError> {
+    fn rollback(
+        &self,
+        group: &[SnapshotOf],
+        agreed: &[AgreedOf],
+        token: &str,
+        cx: &HandlerCx<'_>,
+    ) -> Result<(), ZfsError> {
         self.strike_group("rollback", group)?;
-        self.inner.rollback(group, token, cx)
+        self.inner.rollback(group, agreed, token, cx)
     }
 
     fn destroy_snapshots(&self, group: &[SnapshotOf], cx: &HandlerCx<'_>) -> Result<(), ZfsError> {

@@ -31,11 +31,13 @@ mod limit;
 mod populate;
 mod qemu_img;
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
 use holdfast_persist::Disk;
 use holdfast_types::volume::Format;
+use holdfast_types::{AgreedSnapshot, Blocker};
 
 use crate::context::HandlerCx;
 use crate::error::{ToolError, VolumeError};
@@ -218,6 +220,16 @@ impl VolumeHandler for Qcow2Handler {
         }
     }
 
+    /// Never any: an older snapshot is applied while the newer stay ([000] L4).
+    fn blockers(
+        &self,
+        volume: &Path,
+        to: &SnapshotName,
+        _leaving: &BTreeSet<SnapshotName>,
+    ) -> Result<Vec<Blocker>, VolumeError> {
+        only_named(volume, &self.info(volume, Access::Shared)?, to).map(|_| Vec::new())
+    }
+
     fn create_snapshot(
         &self,
         volume: &Path,
@@ -246,6 +258,7 @@ impl VolumeHandler for Qcow2Handler {
         &self,
         volume: &Path,
         name: &SnapshotName,
+        _agreed: &BTreeSet<AgreedSnapshot>,
         cx: &HandlerCx<'_>,
     ) -> Result<Ensured<VolumeFacts>, VolumeError> {
         let info = self.sound_info(volume, Access::Exclusive)?;

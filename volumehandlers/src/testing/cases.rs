@@ -74,7 +74,8 @@ pub(super) fn cut(fixture: &dyn Fixture, volume: &Path, snapshot: &str) {
 }
 
 pub(super) fn roll_back(fixture: &dyn Fixture, volume: &Path, snapshot: &str) {
-    let back = fixture.handler().rollback_to_snapshot(volume, &name(snapshot), &unattended());
+    let back =
+        fixture.handler().rollback_to_snapshot(volume, &name(snapshot), &BTreeSet::new(), &unattended());
     assert!(back.expect("rolled back").is_changed());
     fixture.assert_sound(volume);
 }
@@ -214,7 +215,12 @@ fn a_rollback_brings_the_content_back(fixture: &dyn Fixture) {
 
     if fixture.handler().capabilities().newer_snapshots_block {
         // [003] K4, [000] L5: the refusal names what is in the way, and touches nothing.
-        let refused = fixture.handler().rollback_to_snapshot(&location, &name("before"), &unattended());
+        let refused = fixture.handler().rollback_to_snapshot(
+            &location,
+            &name("before"),
+            &BTreeSet::new(),
+            &unattended(),
+        );
         let refused = refused.expect_err("a newer one is in the way").to_string();
         assert!(refused.contains("holdfast-after"), "{refused}");
         assert_eq!(fixture.content(&location), after);
@@ -227,6 +233,9 @@ fn a_rollback_brings_the_content_back(fixture: &dyn Fixture) {
         }
         return assert_eq!(names(fixture, &location), ["holdfast-before"]);
     }
+    let blockers = |snapshot| fixture.handler().blockers(&location, &name(snapshot), &BTreeSet::new());
+    assert_eq!(blockers("before").expect("looked"), [], "[000] L4");
+    assert!(matches!(blockers("never"), Err(VolumeError::NoSuchSnapshot { .. })));
     // [003] C7: the snapshot is unchanged by it, and newer ones stay.
     for _ in 0..2 {
         roll_back(fixture, &location, "before");
@@ -270,7 +279,9 @@ fn a_changed_size_goes_back(fixture: &dyn Fixture) {
         cut(fixture, &location, "large");
     }
 
-    let facts = handler.rollback_to_snapshot(&location, &name("small"), &unattended()).expect("back");
+    let facts = handler
+        .rollback_to_snapshot(&location, &name("small"), &BTreeSet::new(), &unattended())
+        .expect("back");
     assert_eq!(facts.into_inner().virtual_size_bytes, SIZE_BYTES, "[003] J3");
     assert_eq!(fixture.content(&location), small);
     fixture.assert_sound(&location);
@@ -279,7 +290,9 @@ fn a_changed_size_goes_back(fixture: &dyn Fixture) {
         fixture.write(&location, 12, 0x12);
         return assert_eq!(fixture.content(&location), large, "it can grow again");
     }
-    let facts = handler.rollback_to_snapshot(&location, &name("large"), &unattended()).expect("forth");
+    let facts = handler
+        .rollback_to_snapshot(&location, &name("large"), &BTreeSet::new(), &unattended())
+        .expect("forth");
     assert_eq!(facts.into_inner().virtual_size_bytes, 2 * SIZE_BYTES);
     assert_eq!(fixture.content(&location), large);
     fixture.assert_sound(&location);
@@ -298,10 +311,9 @@ fn deleting_the_missing_is_a_success(fixture: &dyn Fixture) {
     assert!(!delete(fixture, &fixture.place("no-volume"), "s"));
 
     let handler = fixture.handler();
-    let back = handler.rollback_to_snapshot(&location, &name("s"), &unattended());
+    let back = handler.rollback_to_snapshot(&location, &name("s"), &BTreeSet::new(), &unattended());
     assert!(matches!(back, Err(VolumeError::NoSuchSnapshot { .. })), "{back:?}");
-    let asked =
-        handler.preflight(&location, &quiet(Action::Rollback { to: name("s"), leaving: BTreeSet::new() }));
+    let asked = handler.preflight(&location, &quiet(Action::rollback(&name("s"))));
     assert!(matches!(asked, Err(VolumeError::NoSuchSnapshot { .. })), "{asked:?}");
     let asked = handler.preflight(&fixture.place("no-volume"), &quiet(Action::CreateSnapshot));
     assert!(matches!(asked, Err(VolumeError::Missing { .. })), "{asked:?}");

@@ -21,7 +21,7 @@ fn a_twin_is_never_guessed(fixture: &dyn Fixture) {
     let content = fixture.content(&location);
     assert_eq!(names(fixture, &location), ["holdfast-s", "holdfast-s"]);
 
-    let back = fixture.handler().rollback_to_snapshot(&location, &name("s"), &unattended());
+    let back = fixture.handler().rollback_to_snapshot(&location, &name("s"), &BTreeSet::new(), &unattended());
     assert!(matches!(back, Err(VolumeError::AmbiguousSnapshot { count: 2, .. })), "{back:?}");
     assert_eq!(fixture.content(&location), content);
     assert!(delete(fixture, &location, "s"));
@@ -41,7 +41,7 @@ fn a_damaged_volume_is_refused(fixture: &dyn Fixture) {
     fixture.damage(&location);
     let bytes = fixture.disk().read(&location).expect("read");
     let handler = fixture.handler();
-    for action in [Action::CreateSnapshot, Action::Rollback { to: name("s"), leaving: BTreeSet::new() }] {
+    for action in [Action::CreateSnapshot, Action::rollback(&name("s"))] {
         let refused = handler.preflight(&location, &quiet(action)).expect_err("damaged");
         assert!(matches!(refused, VolumeError::Corrupt { .. }) && !refused.is_transient(), "{refused}");
     }

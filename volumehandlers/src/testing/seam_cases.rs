@@ -3,7 +3,7 @@
 use super::pools::{Operator, PoolFixture, dataset_of};
 use super::real_pool::snapshot_of;
 use crate::context::HandlerCx;
-use crate::zvol::zfs::{NewZvol, REVERTED_PROPERTY, STATE_PROPERTY, SnapshotOf};
+use crate::zvol::zfs::{AgreedOf, NewZvol, REVERTED_PROPERTY, STATE_PROPERTY, SnapshotOf, ZfsSnapshot};
 use crate::zvol::{Dataset, ZfsError};
 
 pub(super) type Case = fn(&dyn PoolFixture);
@@ -12,6 +12,7 @@ pub(super) const ALL: &[(&str, Case)] = &[
     ("a volume is made once, with the datasets above it", a_volume_is_made_once),
     ("a group is cut and reverted in one transaction group", a_group_is_one_transaction_group),
     ("what is in the way is named, and nothing happens", what_is_in_the_way_is_named),
+    ("only what is agreed to by name and guid goes with a rollback", only_what_is_agreed_to_goes),
     ("a snapshot that something needs is kept", a_needed_snapshot_is_kept),
     ("an open device is busy", an_open_device_is_busy),
     ("wrong wishes are refused by name", wrong_wishes_are_refused),
@@ -92,7 +93,7 @@ fn a_group_is_one_transaction_group(fixture: &dyn PoolFixture) {
         for volume in &volumes {
             fixture.write(&volume.device(), 2, 0x22);
         }
-        zfs.rollback(&group, token, &unattended()).expect("rolled back");
+        zfs.rollback(&group, &[], token, &unattended()).expect("rolled back");
         assert_eq!(volumes.each_ref().map(|volume| content(fixture, volume)), before);
         for volume in &volumes {
             assert_eq!(zfs.volume(volume).expect("there").reverted.as_deref(), Some(token));
@@ -116,10 +117,10 @@ fn what_is_in_the_way_is_named(fixture: &dyn PoolFixture) {
     let now = [&free, &blocked].map(|volume| content(fixture, volume));
 
     let newer = vec!["daily".to_owned(), "weekly".to_owned()];
-    let refused = zfs.rollback(&both, "token", &unattended());
+    let refused = zfs.rollback(&both, &[], "token", &unattended());
     assert_eq!(refused, Err(ZfsError::Newer { object: both[1].to_string(), newer }));
     let missing = [at(&free, "s"), at(&blocked, "never")];
-    let refused = zfs.rollback(&missing, "token", &unattended());
+    let refused = zfs.rollback(&missing, &[], "token", &unattended());
     assert_eq!(refused, Err(ZfsError::Missing { object: missing[1].to_string() }));
     assert_eq!([&free, &blocked].map(|volume| content(fixture, volume)), now, "all or nothing");
     assert_eq!(zfs.volume(&free).expect("there").reverted, None);
@@ -134,6 +135,44 @@ fn what_is_in_the_way_is_named(fixture: &dyn PoolFixture) {
     let refused = zfs.snapshot(std::slice::from_ref(&nowhere), &unattended());
     assert_eq!(refused, Err(ZfsError::Missing { object: nowhere.dataset.to_string() }));
     zfs.destroy_snapshots(&[nowhere], &unattended()).expect("missing ones are passed over");
+}
+
+fn only_what_is_agreed_to_goes(fixture: &dyn PoolFixture) {
+    let zfs = fixture.zfs();
+    let (free, held) = (made(fixture, "seam-agreed"), made(fixture, "seam-agreed-held"));
+    let both = [at(&free, "s"), at(&held, "s")];
+    for volume in [&free, &held] {
+        fixture.operate(Operator::Snapshot { of: volume, name: "older" });
+    }
+    zfs.snapshot(&both, &unattended()).expect("cut");
+    let before = [&free, &held].map(|volume| content(fixture, volume));
+    for volume in [&free, &held] {
+        fixture.write(&volume.device(), 2, 0x22);
+        fixture.operate(Operator::Snapshot { of: volume, name: "newer" });
+    }
+    fixture.operate(Operator::Hold { of: &held, name: "newer", tag: "backup" });
+    let agreed = |volume: &Dataset| {
+        let found = zfs.snapshots(volume).expect("listed").into_iter();
+        let one =
+            |found: ZfsSnapshot| AgreedOf { dataset: volume.clone(), name: found.name, guid: found.guid };
+        found.map(one).collect::<Vec<_>>()
+    };
+    let all = [agreed(&free), agreed(&held)].concat();
+    let refused = zfs.rollback(&both, &all, "token", &unattended());
+    let (object, tags) = (at(&held, "newer").to_string(), vec!["backup".to_owned()]);
+    assert_eq!(refused, Err(ZfsError::Held { object, tags }));
+    let mut another = all.clone();
+    another.iter_mut().filter(|one| one.name == "newer").for_each(|one| one.guid ^= 1);
+    let refused = zfs.rollback(&both, &another, "token", &unattended());
+    assert!(matches!(&refused, Err(ZfsError::Newer { newer, .. }) if newer == &["newer"]), "{refused:?}");
+    assert!([&free, &held].iter().all(|volume| agreed(volume).len() == 3), "all or nothing");
+
+    fixture.operate(Operator::Release { of: &held, name: "newer", tag: "backup" });
+    zfs.rollback(&both, &all, "token", &unattended()).expect("rolled back");
+    for (volume, before) in [&free, &held].into_iter().zip(before) {
+        let left: Vec<String> = agreed(volume).into_iter().map(|one| one.name).collect();
+        assert_eq!((content(fixture, volume), left), (before, vec!["older".to_owned(), "s".to_owned()]));
+    }
 }
 
 fn a_needed_snapshot_is_kept(fixture: &dyn PoolFixture) {
@@ -157,7 +196,7 @@ fn a_needed_snapshot_is_kept(fixture: &dyn PoolFixture) {
     assert_eq!(zfs.snapshots(&kept).expect("listed")[0].clones, clones);
     assert_eq!(zfs.volume(&clone).expect("there").state, None, "it is nobody's volume");
     assert_eq!(zfs.snapshots(&free).expect("listed").len(), 1, "all or nothing");
-    zfs.rollback(&both, "token", &unattended()).expect("a clone of the target harms nobody");
+    zfs.rollback(&both, &[], "token", &unattended()).expect("a clone of the target harms nobody");
 
     fixture.operate(Operator::Destroy(&clone));
     zfs.destroy_snapshots(&both, &unattended()).expect("gone");
@@ -175,7 +214,7 @@ fn an_open_device_is_busy(fixture: &dyn PoolFixture) {
     let held = fixture.hold(&open.device());
     let user = zfs.user_of(&open).expect("looked").expect("somebody");
     assert!(user.contains("process "), "{user}");
-    let refused = zfs.rollback(&both, "token", &unattended());
+    let refused = zfs.rollback(&both, &[], "token", &unattended());
     assert!(
         matches!(&refused, Err(ZfsError::Busy { object, user: named }) if *object == open.to_string() && *named == user),
         "{refused:?}"

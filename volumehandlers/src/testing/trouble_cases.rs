@@ -1,6 +1,7 @@
 //! The stories of the suite in which something is in the way: a user, a cancel, a full disk.
 
 use holdfast_types::volume::Format;
+use std::collections::BTreeSet;
 
 use super::cases::{
     Case, SIZE_BYTES, blank, cut, delete, from_image, name, names, quiet, roll_back, unattended, volume,
@@ -27,7 +28,11 @@ fn a_volume_in_use_is_left_alone(fixture: &dyn Fixture) {
         assert!(in_use && error.is_transient(), "{error}");
     };
     locked(handler.create_snapshot(&location, &name("t"), &unattended()).expect_err("in use"));
-    locked(handler.rollback_to_snapshot(&location, &name("s"), &unattended()).expect_err("in use"));
+    locked(
+        handler
+            .rollback_to_snapshot(&location, &name("s"), &BTreeSet::new(), &unattended())
+            .expect_err("in use"),
+    );
     locked(handler.destroy(&location, &unattended()).expect_err("in use"));
     locked(handler.preflight(&location, &quiet(Action::CreateSnapshot)).expect_err("in use"));
     if fixture.kind() == Kind::ImageFiles {
@@ -53,7 +58,7 @@ fn a_cancelled_step_can_be_done_again(fixture: &dyn Fixture) {
     let stopped = handler.create_snapshot(&location, &name("s"), &cancelled);
     assert!(matches!(stopped, Err(VolumeError::Cancelled { .. })), "{stopped:?}");
     cut(fixture, &location, "s");
-    let stopped = handler.rollback_to_snapshot(&location, &name("s"), &cancelled);
+    let stopped = handler.rollback_to_snapshot(&location, &name("s"), &BTreeSet::new(), &cancelled);
     assert!(matches!(stopped, Err(VolumeError::Cancelled { .. })), "{stopped:?}");
     roll_back(fixture, &location, "s");
     assert_eq!(fixture.content(&location), content);

@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use super::cases::{SIZE_BYTES, blank, delete, name, names, quiet, unattended, volume};
 use super::pools::{Operator, PoolFixture, dataset_of};
 use super::seam_cases::Case;
+use holdfast_types::{AgreedSnapshot, BlockerKind, Consent, VolumeId};
+
 use crate::error::VolumeError;
 use crate::handler::{Action, Ensured, GroupMember, VolumeGroup, VolumeHandler};
 
@@ -13,6 +15,9 @@ pub(super) const ALL: &[(&str, Case)] = &[
     ("a group rolls back together, once for each token", a_group_rolls_back_together),
     ("a group that is there in part is cut afresh", a_group_in_part_is_cut_afresh),
     ("one member in the way stops the whole group", one_member_stops_the_group),
+    ("exactly what was agreed to goes with a rollback", what_was_agreed_to_goes),
+    ("what is ours is never agreed to", what_is_ours_is_never_agreed_to),
+    ("what came after the look stops the rollback", what_came_after_the_look_stops_it),
     ("a group is deleted whole, or not at all", a_group_is_deleted_whole),
     ("snapshots that are leaving do not block, if they can leave", what_is_leaving_does_not_block),
     ("what is not ours is never destroyed", what_is_not_ours_is_never_destroyed),
@@ -30,7 +35,7 @@ fn volumes(fixture: &dyn PoolFixture, labels: [&str; 3]) -> [PathBuf; 3] {
 }
 
 fn members(volumes: &[PathBuf], snapshot: &str) -> Vec<GroupMember> {
-    volumes.iter().map(|volume| GroupMember { volume: volume.clone(), name: name(snapshot) }).collect()
+    volumes.iter().map(|volume| GroupMember::new(volume, &name(snapshot))).collect()
 }
 
 fn contents(fixture: &dyn PoolFixture, volumes: &[PathBuf]) -> Vec<String> {
@@ -122,6 +127,127 @@ fn one_member_stops_the_group(fixture: &dyn PoolFixture) {
     group_of(&*handler).rollback_to_snapshots(&group, "token", &unattended()).expect("free now");
 }
 
+/// All unmanaged snapshots in each volume's way, as an operator would agree to them.
+fn agreed_on(fixture: &dyn PoolFixture, volumes: &[PathBuf], snapshot: &str) -> Vec<GroupMember> {
+    let handler = fixture.handler();
+    let member = |volume: &PathBuf| {
+        let blockers = handler.blockers(volume, &name(snapshot), &BTreeSet::new()).expect("looked");
+        let id = VolumeId(uuid::Uuid::nil());
+        let agreed = Consent::to_unmanaged([(id, &blockers[..])]).on(id);
+        GroupMember { agreed, ..GroupMember::new(volume, &name(snapshot)) }
+    };
+    volumes.iter().map(member).collect()
+}
+
+fn kinds_in_the_way(fixture: &dyn PoolFixture, volume: &Path, snapshot: &str) -> Vec<(BlockerKind, String)> {
+    let blockers = fixture.handler().blockers(volume, &name(snapshot), &BTreeSet::new()).expect("looked");
+    blockers.into_iter().map(|one| (one.kind, one.name)).collect()
+}
+
+/// [000] L4, L7; [003] K2.
+fn what_was_agreed_to_goes(fixture: &dyn PoolFixture) {
+    let volumes = volumes(fixture, ["agreed-1", "agreed-2", "agreed-3"]);
+    let before = contents(fixture, &volumes);
+    let datasets = volumes.each_ref().map(|volume| dataset_of(volume));
+    fixture.operate(Operator::Snapshot { of: &datasets[0], name: "older" });
+    cut_all(fixture, &volumes, "s");
+    write_all(fixture, &volumes, 0x33);
+    // ZFS names may be all digits, and begin like an option.
+    for foreign in ["daily", "20260102"] {
+        fixture.operate(Operator::Snapshot { of: &datasets[0], name: foreign });
+        write_all(fixture, &volumes, 0x44);
+    }
+    fixture.operate(Operator::Snapshot { of: &datasets[2], name: "-rf" });
+    let unmanaged = |name: &str| (BlockerKind::Unmanaged, name.to_owned());
+    assert_eq!(kinds_in_the_way(fixture, &volumes[0], "s"), [unmanaged("daily"), unmanaged("20260102")]);
+    assert_eq!(kinds_in_the_way(fixture, &volumes[1], "s"), []);
+
+    let (handler, group) = (fixture.handler(), agreed_on(fixture, &volumes, "s"));
+    assert_eq!(group.iter().map(|member| member.agreed.len()).collect::<Vec<_>>(), [2, 0, 1]);
+    for member in &group {
+        let action =
+            Action::Rollback { to: name("s"), leaving: BTreeSet::new(), agreed: member.agreed.clone() };
+        handler.preflight(&member.volume, &quiet(action)).expect("nothing else is in the way");
+    }
+    let back = group_of(&*handler).rollback_to_snapshots(&group, "token", &unattended());
+    assert_eq!(back.expect("rolled back"), Ensured::Changed(()));
+    assert_eq!(contents(fixture, &volumes), before);
+    assert_eq!(names(fixture, &volumes[0]), ["older", "holdfast-s"], "what is older stays");
+    assert_eq!(names(fixture, &volumes[2]), ["holdfast-s"]);
+
+    write_all(fixture, &volumes, 0x55);
+    fixture.operate(Operator::Snapshot { of: &datasets[0], name: "daily" });
+    let after = contents(fixture, &volumes);
+    let again = group_of(&*handler).rollback_to_snapshots(&group, "token", &unattended());
+    assert_eq!(again.expect("done already"), Ensured::Unchanged(()), "a token acts once (I6)");
+    assert_eq!((contents(fixture, &volumes), names(fixture, &volumes[0]).len()), (after, 3));
+    let another = group_of(&*handler).rollback_to_snapshots(&group, "another", &unattended());
+    assert!(matches!(another, Err(VolumeError::Blocked { .. })), "the new one of that name: {another:?}");
+    let alone = agreed_on(fixture, &volumes[..1], "s").remove(0).agreed;
+    handler.rollback_to_snapshot(&volumes[0], &name("s"), &alone, &unattended()).expect("rolled back");
+    assert_eq!(names(fixture, &volumes[0]), ["older", "holdfast-s"]);
+}
+
+/// L7, I7, I16: what is done is exactly what was agreed to, or nothing.
+fn what_came_after_the_look_stops_it(fixture: &dyn PoolFixture) {
+    let volumes = volumes(fixture, ["late-1", "late-2", "late-3"]);
+    let before = contents(fixture, &volumes);
+    cut_all(fixture, &volumes, "s");
+    write_all(fixture, &volumes, 0x33);
+    let datasets = volumes.each_ref().map(|volume| dataset_of(volume));
+    for dataset in &datasets {
+        fixture.operate(Operator::Snapshot { of: dataset, name: "daily" });
+    }
+    let (handler, group) = (fixture.handler(), agreed_on(fixture, &volumes, "s"));
+    let stopped_by = |what: &str| {
+        let now: Vec<String> = volumes.iter().map(|volume| fixture.fingerprint(volume)).collect();
+        let refused = group_of(&*handler).rollback_to_snapshots(&group, "token", &unattended());
+        let refused = refused.expect_err(what);
+        assert!(matches!(refused, VolumeError::Blocked { .. }), "{what}: {refused}");
+        assert_eq!(refused.volume(), volumes[2], "{what}: {refused}");
+        assert!(refused.to_string().contains(what), "{what}: {refused}");
+        let after: Vec<String> = volumes.iter().map(|volume| fixture.fingerprint(volume)).collect();
+        assert_eq!(after, now, "{what}: nothing has changed");
+    };
+    let last = &datasets[2];
+    fixture.operate(Operator::Snapshot { of: last, name: "weekly" });
+    stopped_by("weekly");
+    fixture.operate(Operator::DestroySnapshot { of: last, name: "weekly" });
+    fixture.operate(Operator::Hold { of: last, name: "daily", tag: "backup" });
+    stopped_by("backup on daily");
+    fixture.operate(Operator::Release { of: last, name: "daily", tag: "backup" });
+    let clone = fixture.root().child("late-clone").expect("a name");
+    fixture.operate(Operator::Clone { of: last, name: "daily", to: &clone });
+    stopped_by("late-clone");
+    fixture.operate(Operator::Destroy(&clone));
+    handler.create_snapshot(&volumes[2], &name("t"), &unattended()).expect("cut");
+    stopped_by("holdfast-t");
+    assert!(delete(fixture, &volumes[2], "t"));
+    fixture.operate(Operator::DestroySnapshot { of: last, name: "daily" });
+    fixture.operate(Operator::Snapshot { of: last, name: "daily" });
+    stopped_by("daily");
+
+    fixture.operate(Operator::DestroySnapshot { of: last, name: "daily" });
+    let back = group_of(&*handler).rollback_to_snapshots(&group, "token", &unattended());
+    assert_eq!(back.expect("one that is gone already is fine"), Ensured::Changed(()));
+    assert_eq!(contents(fixture, &volumes), before);
+    assert!(volumes.iter().all(|volume| names(fixture, volume) == ["holdfast-s"]));
+}
+
+/// L6: this node's own are never agreed to, by whoever.
+fn what_is_ours_is_never_agreed_to(fixture: &dyn PoolFixture) {
+    let location = volume(fixture, "agreed-ours");
+    let handler = fixture.handler();
+    for snapshot in ["old", "new"] {
+        handler.create_snapshot(&location, &name(snapshot), &unattended()).expect("cut");
+    }
+    let found = handler.list_snapshots(&location).expect("listed").remove(1);
+    let agreed = BTreeSet::from([AgreedSnapshot { name: found.name, id: found.id }]);
+    let refused = handler.rollback_to_snapshot(&location, &name("old"), &agreed, &unattended());
+    assert!(matches!(refused, Err(VolumeError::Blocked { .. })), "{refused:?}");
+    assert_eq!(names(fixture, &location), ["holdfast-old", "holdfast-new"]);
+}
+
 fn a_group_is_deleted_whole(fixture: &dyn PoolFixture) {
     let volumes = volumes(fixture, ["gone-1", "gone-2", "gone-3"]);
     cut_all(fixture, &volumes, "s");
@@ -150,7 +276,10 @@ fn what_is_leaving_does_not_block(fixture: &dyn PoolFixture) {
     }
     let ask = |leaving: &[&str]| {
         let leaving: BTreeSet<_> = leaving.iter().map(|snapshot| name(snapshot)).collect();
-        handler.preflight(&location, &quiet(Action::Rollback { to: name("old"), leaving }))
+        handler.preflight(
+            &location,
+            &quiet(Action::Rollback { to: name("old"), leaving, agreed: BTreeSet::new() }),
+        )
     };
     let refused = ask(&[]).expect_err("a newer one").to_string();
     assert!(refused.contains("holdfast-new"), "{refused}");
@@ -183,7 +312,7 @@ fn what_is_not_ours_is_never_destroyed(fixture: &dyn PoolFixture) {
     fixture.operate(Operator::Clone { of: &dataset, name: "holdfast-s", to: &clone });
     refused("a-clone");
     // [000] L3: a clone of the target stands in the way of a rollback, too.
-    let blocked = handler.rollback_to_snapshot(&location, &name("s"), &unattended());
+    let blocked = handler.rollback_to_snapshot(&location, &name("s"), &BTreeSet::new(), &unattended());
     assert!(matches!(blocked, Err(VolumeError::Blocked { .. })), "{blocked:?}");
     let kept = handler.delete_snapshot(&location, &name("s"), &unattended());
     assert!(matches!(kept, Err(VolumeError::Kept { .. })), "{kept:?}");

@@ -4,7 +4,7 @@ use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use super::zfs::{Dataset, NewZvol, Room, SnapshotOf, Zfs, ZfsError, ZfsSnapshot, Zvol};
+use super::zfs::{AgreedOf, Dataset, NewZvol, Room, SnapshotOf, Zfs, ZfsError, ZfsSnapshot, Zvol};
 use crate::context::HandlerCx;
 
 /// Does `call`; its panic is [`ZfsError::Panicked`]. What it was doing may have happened or not.
@@ -68,8 +68,14 @@ impl Zfs for Guarded {
         caught("cutting snapshots", || self.0.snapshot(group, cx))
     }
 
-    fn rollback(&self, group: &[SnapshotOf], token: &str, cx: &HandlerCx<'_>) -> Result<(), ZfsError> {
-        caught("rolling back", || self.0.rollback(group, token, cx))
+    fn rollback(
+        &self,
+        group: &[SnapshotOf],
+        agreed: &[AgreedOf],
+        token: &str,
+        cx: &HandlerCx<'_>,
+    ) -> Result<(), ZfsError> {
+        caught("rolling back", || self.0.rollback(group, agreed, token, cx))
     }
 
     fn destroy_snapshots(&self, group: &[SnapshotOf], cx: &HandlerCx<'_>) -> Result<(), ZfsError> {

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!   create     all there ─▶ unchanged.  some ─▶ those go ─▶ all are cut.  none ─▶ all are cut ─▶ listed
-//!   rollback   all bear the token ─▶ unchanged.  nobody uses them, nothing newer ─▶ all are reverted, with the token
+//!   rollback   all bear the token ─▶ unchanged.  nobody uses them, nothing newer but what is agreed to
+//!              ─▶ that goes, and all are reverted, with the token
 //!   delete     none held, none cloned ─▶ all that are there go ─▶ none is listed
 //! ```
 //!
@@ -13,8 +14,8 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use super::handler::ZvolHandler;
-use super::in_the_way;
-use super::zfs::{Dataset, SnapshotOf, ZfsError, ZfsSnapshot};
+use super::in_the_way::{self, Going};
+use super::zfs::{AgreedOf, Dataset, SnapshotOf, ZfsError, ZfsSnapshot};
 use crate::context::HandlerCx;
 use crate::error::VolumeError;
 use crate::handler::{Ensured, GroupMember, SnapshotMeta, VolumeGroup};
@@ -138,19 +139,29 @@ impl ZvolHandler {
         token: &str,
         cx: &HandlerCx<'_>,
     ) -> Result<(), VolumeError> {
-        let mut targets = Vec::new();
+        let (mut targets, mut agreed) = (Vec::new(), Vec::new());
         for member in group {
             let dataset = self.whole(&member.volume)?.dataset;
             self.refuse_used(&member.volume, &dataset)?;
-            self.refuse_blocked(member, &dataset)?;
+            let snapshots = self.refuse_blocked(member, &dataset)?;
+            let going =
+                in_the_way::agreed_and_there(&member.volume, &snapshots, &member.name, &member.agreed)?;
+            agreed.extend(going.into_iter().map(|one| AgreedOf {
+                dataset: dataset.clone(),
+                name: one.name.clone(),
+                guid: one.guid,
+            }));
             targets.push(self.snapshot_of(&member.volume, &member.name)?);
         }
-        if let Err(error) = self.zfs.rollback(&targets, token, cx) {
+        if let Err(error) = self.zfs.rollback(&targets, &agreed, token, cx) {
             // Something came in between the look and the deed, and stopped it: it is named like the rest.
             for (member, target) in group.iter().zip(&targets) {
                 self.refuse_blocked(member, &target.dataset)?;
             }
             return Err(of_group(group, "rolling back", error));
+        }
+        for one in &agreed {
+            tracing::warn!(dataset = %one.dataset, name = one.name, guid = one.guid, "destroyed for a rollback, as agreed");
         }
         for target in &targets {
             tracing::info!(dataset = %target.dataset, name = %target.name, token, "rolled back");
@@ -158,9 +169,16 @@ impl ZvolHandler {
         Ok(())
     }
 
-    fn refuse_blocked(&self, member: &GroupMember, dataset: &Dataset) -> Result<(), VolumeError> {
+    /// Returns the snapshots looked at.
+    fn refuse_blocked(
+        &self,
+        member: &GroupMember,
+        dataset: &Dataset,
+    ) -> Result<Vec<ZfsSnapshot>, VolumeError> {
         let snapshots = self.listed(&member.volume, dataset)?;
-        in_the_way::of_rollback(&member.volume, &snapshots, &member.name, &BTreeSet::new())
+        let going = Going { leaving: &BTreeSet::new(), agreed: &member.agreed };
+        in_the_way::of_rollback(&member.volume, &snapshots, &member.name, going)?;
+        Ok(snapshots)
     }
 
     pub(super) fn listed(&self, volume: &Path, dataset: &Dataset) -> Result<Vec<ZfsSnapshot>, VolumeError> {

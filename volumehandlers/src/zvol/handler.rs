@@ -10,17 +10,20 @@
 //! **What a crash leaves.** Each arrow is one transaction group of the pool, so nothing is ever between two states. What was
 //! written to a volume that is "filling" may be there in part, and nobody takes it for a volume.
 //!
-//! **What is never destroyed**: a snapshot whose name this node has not chosen, one that is held, one that has clones, and a
+//! **What is never destroyed**: a snapshot whose name this node has not chosen and whose end nobody agreed to, one that is held, one that has clones, and a
 //! volume without our mark ([000] L, I7). Each refusal names what stands in the way.
 //!
 //! Deliberately absent: growing a volume, and reservations (a volume takes what is written to it).
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use holdfast_types::volume::Format;
+use holdfast_types::{AgreedSnapshot, Blocker};
 
 use super::caught::Guarded;
+use super::in_the_way::Going;
 use super::zfs::{Dataset, NewZvol, STATE_PROPERTY, Zfs, ZfsError, Zvol};
 use super::{NAME, in_the_way};
 use crate::context::HandlerCx;
@@ -261,8 +264,8 @@ impl VolumeHandler for ZvolHandler {
         let snapshots = self.listed(volume, &dataset)?;
         match &preflight.action {
             Action::CreateSnapshot => self.need_metadata_room(volume),
-            Action::Rollback { to, leaving } => {
-                in_the_way::of_rollback(volume, &snapshots, to, leaving)?;
+            Action::Rollback { to, leaving, agreed } => {
+                in_the_way::of_rollback(volume, &snapshots, to, Going { leaving, agreed })?;
                 self.need_metadata_room(volume)
             }
             Action::DeleteSnapshot { name } => {
@@ -272,13 +275,24 @@ impl VolumeHandler for ZvolHandler {
         }
     }
 
+    fn blockers(
+        &self,
+        volume: &Path,
+        to: &SnapshotName,
+        leaving: &BTreeSet<SnapshotName>,
+    ) -> Result<Vec<Blocker>, VolumeError> {
+        let dataset = self.whole(volume)?.dataset;
+        let snapshots = self.listed(volume, &dataset)?;
+        in_the_way::blockers(volume, &snapshots, to, Going { leaving, agreed: &BTreeSet::new() })
+    }
+
     fn create_snapshot(
         &self,
         volume: &Path,
         name: &SnapshotName,
         cx: &HandlerCx<'_>,
     ) -> Result<Ensured<SnapshotMeta>, VolumeError> {
-        let made = self.create_snapshots(&[member(volume, name)], cx)?;
+        let made = self.create_snapshots(&[GroupMember::new(volume, name)], cx)?;
         let is_changed = made.is_changed();
         let meta = made.into_inner().into_iter().next();
         let meta = meta.ok_or_else(|| VolumeError::NotConfirmed {
@@ -292,9 +306,11 @@ impl VolumeHandler for ZvolHandler {
         &self,
         volume: &Path,
         name: &SnapshotName,
+        agreed: &BTreeSet<AgreedSnapshot>,
         cx: &HandlerCx<'_>,
     ) -> Result<Ensured<VolumeFacts>, VolumeError> {
-        self.revert(&[member(volume, name)], name.as_str(), cx)?;
+        let member = GroupMember { agreed: agreed.clone(), ..GroupMember::new(volume, name) };
+        self.revert(&[member], name.as_str(), cx)?;
         self.facts(volume).map(Ensured::Changed)
     }
 
@@ -304,7 +320,7 @@ impl VolumeHandler for ZvolHandler {
         name: &SnapshotName,
         cx: &HandlerCx<'_>,
     ) -> Result<Ensured<()>, VolumeError> {
-        self.delete_snapshots(&[member(volume, name)], cx)
+        self.delete_snapshots(&[GroupMember::new(volume, name)], cx)
     }
 
     fn list_snapshots(&self, volume: &Path) -> Result<Vec<FoundSnapshot>, VolumeError> {
@@ -327,10 +343,6 @@ impl VolumeHandler for ZvolHandler {
     fn repair(&self, volume: &Path, _cx: &HandlerCx<'_>) -> Result<Ensured<Repaired>, VolumeError> {
         self.whole(volume).map(|_| Ensured::Unchanged(Repaired::default()))
     }
-}
-
-fn member(volume: &Path, name: &SnapshotName) -> GroupMember {
-    GroupMember { volume: volume.to_path_buf(), name: name.clone() }
 }
 
 fn facts_of(zvol: &Zvol) -> VolumeFacts {

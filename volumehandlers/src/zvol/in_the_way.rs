@@ -1,98 +1,112 @@
 //! What stands in the way of a rollback, of a deletion, of a destruction ([000] L3-L5, [003] K5). Pure.
 //!
-//! Newer is what storage made later, by its transaction group, whatever the clocks said. Until an operator can consent to
-//! more, nothing newer is ever destroyed: it blocks, and is named by its kind.
+//! Newer is what storage made later, by its transaction group, whatever the clocks said. It blocks, and is named by its kind,
+//! unless an operator has agreed to its end: to that snapshot, by its name and guid.
 
 use std::collections::BTreeSet;
-use std::fmt;
 use std::path::Path;
+
+use holdfast_types::{AgreedSnapshot, Blocker, BlockerKind};
 
 use super::zfs::ZfsSnapshot;
 use crate::error::VolumeError;
 use crate::name::SnapshotName;
 
-/// What a thing in the way is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum BlockerKind {
-    /// A newer snapshot with a name of this node's.
-    Managed,
-    /// A newer snapshot that somebody else made.
-    Unmanaged,
-    /// A dataset cloned from the target or from a newer snapshot.
-    Clone,
-    /// A hold on a newer snapshot.
-    Hold,
+/// What may go before a rollback or with it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Going<'a> {
+    /// Will be gone by then, unless it cannot be destroyed.
+    pub leaving: &'a BTreeSet<SnapshotName>,
+    /// May be destroyed by the rollback.
+    pub agreed: &'a BTreeSet<AgreedSnapshot>,
 }
 
-/// One thing in the way.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Blocker {
-    pub kind: BlockerKind,
-    /// The snapshot's name, the clone's dataset, or the hold's tag and its snapshot.
-    pub name: String,
-}
-
-impl fmt::Display for BlockerKind {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(match self {
-            BlockerKind::Managed => "newer snapshots of this node",
-            BlockerKind::Unmanaged => "newer snapshots not made by this node",
-            BlockerKind::Clone => "clones",
-            BlockerKind::Hold => "holds",
-        })
+/// Everything that a rollback would meet ([000] L3), oldest first; that which is going only where it cannot go.
+pub(super) fn blockers(
+    volume: &Path,
+    snapshots: &[ZfsSnapshot],
+    to: &SnapshotName,
+    going: Going<'_>,
+) -> Result<Vec<Blocker>, VolumeError> {
+    let target = target_of(volume, snapshots, to)?;
+    let clones = |of: &ZfsSnapshot| {
+        of.clones.iter().map(|clone| Blocker::other(BlockerKind::Clone, clone)).collect::<Vec<_>>()
+    };
+    let mut blockers = clones(target);
+    for one in newer(snapshots, target) {
+        if !is_kept(one) && (is_leaving(one, going.leaving) || is_agreed(one, going.agreed)) {
+            continue;
+        }
+        let kind = if is_ours(one) { BlockerKind::Managed } else { BlockerKind::Unmanaged };
+        blockers.push(Blocker::snapshot(kind, &one.name, one.guid.to_string()));
+        blockers.extend(clones(one));
+        let holds = one.holds.iter().map(|tag| format!("{tag} on {}", one.name));
+        blockers.extend(holds.map(|hold| Blocker::other(BlockerKind::Hold, hold)));
     }
+    Ok(blockers)
 }
 
-/// By kind, with count and names: `newer snapshots not made by this node: 1 (before-work); clones: 1 (p/c)`.
-pub fn told(blockers: &[Blocker]) -> String {
-    let kinds = [BlockerKind::Managed, BlockerKind::Unmanaged, BlockerKind::Clone, BlockerKind::Hold];
-    let parts = kinds.iter().filter_map(|kind| {
-        let names: Vec<&str> =
-            blockers.iter().filter(|one| one.kind == *kind).map(|one| one.name.as_str()).collect();
-        (!names.is_empty()).then(|| format!("{kind}: {} ({})", names.len(), names.join(", ")))
-    });
-    parts.collect::<Vec<_>>().join("; ")
-}
-
-/// Refuses a rollback that something newer, or a clone, stands in the way of. `leaving` will be gone by then, unless it
-/// cannot be destroyed.
+/// Refuses a rollback that something newer, or a clone, stands in the way of.
 pub(super) fn of_rollback(
     volume: &Path,
     snapshots: &[ZfsSnapshot],
     to: &SnapshotName,
-    leaving: &BTreeSet<SnapshotName>,
+    going: Going<'_>,
 ) -> Result<(), VolumeError> {
-    let Some(target) = snapshots.iter().find(|one| one.name == to.as_str()) else {
-        return Err(VolumeError::NoSuchSnapshot { volume: volume.to_path_buf(), name: to.to_string() });
-    };
-    let is_leaving = |one: &ZfsSnapshot| {
-        one.holds.is_empty() && one.clones.is_empty() && leaving.iter().any(|name| name.as_str() == one.name)
-    };
-    let is_newer = |one: &&ZfsSnapshot| {
-        (one.created_in, one.guid) > (target.created_in, target.guid) && !is_leaving(one)
-    };
-    let mut blockers: Vec<Blocker> =
-        target.clones.iter().map(|clone| Blocker { kind: BlockerKind::Clone, name: clone.clone() }).collect();
-    for one in snapshots.iter().filter(|one| one.name != target.name).filter(is_newer) {
-        let kind = if is_ours(one) { BlockerKind::Managed } else { BlockerKind::Unmanaged };
-        blockers.push(Blocker { kind, name: one.name.clone() });
-        blockers
-            .extend(one.clones.iter().map(|clone| Blocker { kind: BlockerKind::Clone, name: clone.clone() }));
-        blockers.extend(
-            one.holds
-                .iter()
-                .map(|tag| Blocker { kind: BlockerKind::Hold, name: format!("{tag} on {}", one.name) }),
-        );
+    let blockers = blockers(volume, snapshots, to, going)?;
+    match blockers.is_empty() {
+        true => Ok(()),
+        false => {
+            Err(VolumeError::Blocked { volume: volume.to_path_buf(), snapshot: to.to_string(), blockers })
+        }
     }
-    if blockers.is_empty() {
-        return Ok(());
-    }
-    Err(VolumeError::Blocked { volume: volume.to_path_buf(), snapshot: to.to_string(), blockers })
+}
+
+/// What a rollback has to destroy: of the agreed snapshots those that are there, and newer than the target.
+pub(super) fn agreed_and_there<'a>(
+    volume: &Path,
+    snapshots: &'a [ZfsSnapshot],
+    to: &SnapshotName,
+    agreed: &BTreeSet<AgreedSnapshot>,
+) -> Result<Vec<&'a ZfsSnapshot>, VolumeError> {
+    let target = target_of(volume, snapshots, to)?;
+    Ok(newer(snapshots, target).filter(|one| is_agreed(one, agreed)).collect())
+}
+
+fn target_of<'a>(
+    volume: &Path,
+    snapshots: &'a [ZfsSnapshot],
+    to: &SnapshotName,
+) -> Result<&'a ZfsSnapshot, VolumeError> {
+    let target = snapshots.iter().find(|one| one.name == to.as_str());
+    target.ok_or_else(|| VolumeError::NoSuchSnapshot { volume: volume.to_path_buf(), name: to.to_string() })
+}
+
+/// By transaction group; ZFS cuts one snapshot of a volume in each.
+fn newer<'a>(
+    snapshots: &'a [ZfsSnapshot],
+    target: &ZfsSnapshot,
+) -> impl Iterator<Item = &'a ZfsSnapshot> + use<'a> {
+    let made_at = (target.created_in, target.guid);
+    snapshots.iter().filter(move |one| (one.created_in, one.guid) > made_at)
+}
+
+fn is_kept(one: &ZfsSnapshot) -> bool {
+    !one.holds.is_empty() || !one.clones.is_empty()
+}
+
+fn is_leaving(one: &ZfsSnapshot, leaving: &BTreeSet<SnapshotName>) -> bool {
+    leaving.iter().any(|name| name.as_str() == one.name)
+}
+
+/// Never one of this node's, whatever was agreed to (L6).
+fn is_agreed(one: &ZfsSnapshot, agreed: &BTreeSet<AgreedSnapshot>) -> bool {
+    !is_ours(one) && agreed.contains(&AgreedSnapshot { name: one.name.clone(), id: one.guid.to_string() })
 }
 
 /// Refuses the end of a snapshot that ZFS would not let go ([003] K5): each hold and each clone is named.
 pub(super) fn refuse_kept(volume: &Path, snapshots: &[ZfsSnapshot]) -> Result<(), VolumeError> {
-    match snapshots.iter().find(|one| !one.holds.is_empty() || !one.clones.is_empty()) {
+    match snapshots.iter().find(|one| is_kept(one)) {
         None => Ok(()),
         Some(kept) => Err(VolumeError::Kept {
             volume: volume.to_path_buf(),
@@ -144,8 +158,14 @@ mod tests {
 
     fn refusal(snapshots: &[ZfsSnapshot], to: &str, leaving: &[&str]) -> Option<String> {
         let leaving = leaving.iter().map(|text| name(text)).collect();
-        let refused = of_rollback(Path::new("/dev/zvol/p/v"), snapshots, &name(to), &leaving);
+        let going = Going { leaving: &leaving, agreed: &BTreeSet::new() };
+        let refused = of_rollback(Path::new("/dev/zvol/p/v"), snapshots, &name(to), going);
         refused.err().map(|error| error.to_string())
+    }
+
+    fn agreed(snapshots: &[&ZfsSnapshot]) -> BTreeSet<AgreedSnapshot> {
+        let one = |one: &&ZfsSnapshot| AgreedSnapshot { name: one.name.clone(), id: one.guid.to_string() };
+        snapshots.iter().map(one).collect()
     }
 
     /// [000] L3: newer by transaction group; older ones and the target stand in nobody's way.
@@ -173,6 +193,33 @@ mod tests {
         assert_eq!(refusal(&snapshots, "holdfast-a", &["holdfast-b"]), None);
         snapshots[1].holds.push("backup".into());
         assert!(refusal(&snapshots, "holdfast-a", &["holdfast-b"]).is_some());
+    }
+
+    /// L6, L7: exactly what was seen, and never what is kept, replaced, or this node's own.
+    #[test]
+    fn what_was_agreed_to_blocks_no_more_and_nothing_else_goes_with_it() {
+        let volume = Path::new("/dev/zvol/p/v");
+        let all = [found("holdfast-a", 1), found("daily", 2), found("holdfast-b", 3), found("weekly", 4)];
+        let everything = agreed(&all.iter().collect::<Vec<_>>());
+        let ask = |snapshots: &[ZfsSnapshot], to: &str| {
+            let going = Going { leaving: &BTreeSet::new(), agreed: &everything };
+            let kinds = |one: Blocker| (one.kind, one.name);
+            let blockers = blockers(volume, snapshots, &name(to), going).expect("looked");
+            blockers.into_iter().map(kinds).collect::<Vec<_>>()
+        };
+        let ours = (BlockerKind::Managed, "holdfast-b".to_owned());
+        assert_eq!(ask(&all, "holdfast-a"), [ours]);
+        assert_eq!(ask(&all, "holdfast-b"), []);
+        let going = agreed_and_there(volume, &all, &name("holdfast-b"), &everything).expect("looked");
+        assert_eq!(going, [&all[3]], "daily is older, and stays");
+
+        let mut other = all.clone();
+        other[3].guid = 5;
+        assert_eq!(ask(&other, "holdfast-b"), [(BlockerKind::Unmanaged, "weekly".to_owned())]);
+        other[3].guid = all[3].guid;
+        other[3].holds.push("backup".into());
+        let hold = (BlockerKind::Hold, "backup on weekly".to_owned());
+        assert_eq!(ask(&other, "holdfast-b"), [(BlockerKind::Unmanaged, "weekly".to_owned()), hold]);
     }
 
     #[test]

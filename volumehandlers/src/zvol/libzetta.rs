@@ -17,7 +17,7 @@ use super::caught::caught;
 use super::command::{CommandZfs, refuse_long};
 use super::device;
 use super::programs::{self, INSTRUCTIONS_AT_MOST, MEMORY_AT_MOST_BYTES, Program, of_errno};
-use super::zfs::{Dataset, NewZvol, Room, SnapshotOf, Zfs, ZfsError, ZfsSnapshot, Zvol};
+use super::zfs::{AgreedOf, Dataset, NewZvol, Room, SnapshotOf, Zfs, ZfsError, ZfsSnapshot, Zvol};
 use crate::context::HandlerCx;
 
 /// The library, and the commands for what it lacks.
@@ -114,11 +114,19 @@ impl Zfs for LibzettaZfs {
         })
     }
 
-    fn rollback(&self, group: &[SnapshotOf], token: &str, cx: &HandlerCx<'_>) -> Result<(), ZfsError> {
+    fn rollback(
+        &self,
+        group: &[SnapshotOf],
+        agreed: &[AgreedOf],
+        token: &str,
+        cx: &HandlerCx<'_>,
+    ) -> Result<(), ZfsError> {
         let Some(first) = begin(group, cx)? else { return Ok(()) };
-        let program = Program::rollback(group, token);
+        let program = Program::rollback(group, agreed, token);
         let answer = self.run_program(&program, first.dataset.pool())?;
-        programs::read_done(program.what, &answer).map_err(|error| device::with_users(error, group))
+        let done = programs::read_done(program.what, &answer);
+        let done = done.map_err(|error| device::with_users(error, group));
+        done.map_err(|error| self.command.with_names(error, |dataset| self.snapshots(dataset)))
     }
 
     fn destroy_snapshots(&self, group: &[SnapshotOf], cx: &HandlerCx<'_>) -> Result<(), ZfsError> {

@@ -15,7 +15,7 @@ mod detect;
 pub(crate) mod device;
 mod group;
 mod handler;
-pub mod in_the_way;
+mod in_the_way;
 #[cfg(feature = "libzetta")]
 mod libzetta;
 mod programs;

@@ -138,6 +138,14 @@ impl fmt::Display for SnapshotOf {
     }
 }
 
+/// A snapshot that a rollback may destroy: this one, and no other of its name.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct AgreedOf {
+    pub dataset: Dataset,
+    pub name: String,
+    pub guid: u64,
+}
+
 /// The pool a dataset lies in, and the room for that dataset.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Room {
@@ -224,8 +232,15 @@ pub trait Zfs: Send + Sync + Debug {
 
     /// Makes the content of all these volumes their snapshots' and sets [`REVERTED_PROPERTY`] of each to `token`, in one
     /// transaction group, or does nothing. Checks first, in the same transaction group: each snapshot is there
-    /// ([`ZfsError::Missing`]), and nothing newer stands in the way ([`ZfsError::Newer`]). Destroys nothing.
-    fn rollback(&self, group: &[SnapshotOf], token: &str, cx: &HandlerCx<'_>) -> Result<(), ZfsError>;
+    /// ([`ZfsError::Missing`]), and nothing newer stands in the way ([`ZfsError::Newer`]) but what is agreed to, which nothing
+    /// keeps ([`ZfsError::Held`], [`ZfsError::HasClones`]). Destroys the agreed snapshots that are newer, and nothing else.
+    fn rollback(
+        &self,
+        group: &[SnapshotOf],
+        agreed: &[AgreedOf],
+        token: &str,
+        cx: &HandlerCx<'_>,
+    ) -> Result<(), ZfsError>;
 
     /// Destroys all of these in one transaction group, or none. Missing ones are passed over.
     /// [`ZfsError::Held`] or [`ZfsError::HasClones`] if one of them cannot be destroyed.

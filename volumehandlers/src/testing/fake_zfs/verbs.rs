@@ -6,7 +6,9 @@ use super::pool::{FakeDataset, FakeZvol, ancestors_of, missing};
 use super::store::Loaded;
 use super::{FakeZfs, Order, ZfsVerb};
 use crate::context::HandlerCx;
-use crate::zvol::zfs::{LONGEST_NAME_BYTES, NewZvol, REVERTED_PROPERTY, Room, SnapshotOf, ZfsSnapshot, Zvol};
+use crate::zvol::zfs::{
+    AgreedOf, LONGEST_NAME_BYTES, NewZvol, REVERTED_PROPERTY, Room, SnapshotOf, ZfsSnapshot, Zvol,
+};
 use crate::zvol::{Dataset, Zfs, ZfsError};
 
 /// What a dataset or a snapshot takes at least.
@@ -154,13 +156,20 @@ impl Zfs for FakeZfs {
         self.store.commit(loaded)
     }
 
-    fn rollback(&self, group: &[SnapshotOf], token: &str, cx: &HandlerCx<'_>) -> Result<(), ZfsError> {
+    fn rollback(
+        &self,
+        group: &[SnapshotOf],
+        agreed: &[AgreedOf],
+        token: &str,
+        cx: &HandlerCx<'_>,
+    ) -> Result<(), ZfsError> {
         let Some(first) = group.first() else { return Ok(()) };
         let mut loaded = self.begin_change(ZfsVerb::Rollback, &first.dataset)?;
         refuse_cancelled(cx)?;
         refuse_wrong_group(group)?;
         for snapshot in group {
             self.refuse_open(&snapshot.dataset)?;
+            destroy_agreed(&mut loaded, snapshot, agreed)?;
             roll_back(&mut loaded, snapshot)?;
             let found = loaded.pool.datasets.get_mut(snapshot.dataset.as_str());
             let found = found.ok_or_else(|| missing(&snapshot.dataset))?;
@@ -175,24 +184,38 @@ impl Zfs for FakeZfs {
         refuse_cancelled(cx)?;
         let mut found_any = false;
         for snapshot in group {
-            let SnapshotOf { dataset, name } = snapshot;
-            let found = match loaded.pool.snapshot_mut(dataset, name.as_str()) {
-                Ok(found) => found.clone(),
-                Err(_) => continue,
-            };
-            let (object, tags) = (snapshot.to_string(), found.holds.into_iter().collect::<Vec<_>>());
-            if !tags.is_empty() {
-                return Err(ZfsError::Held { object, tags });
-            }
-            let clones = loaded.pool.clones_of(dataset, name.as_str());
-            if !clones.is_empty() {
-                return Err(ZfsError::HasClones { object, clones });
-            }
-            loaded.pool.volume_mut(dataset)?.snapshots.retain(|other| other.name != name.as_str());
-            found_any = true;
+            found_any |= destroy(&mut loaded, &snapshot.dataset, snapshot.name.as_str())?;
         }
         if found_any { self.store.commit(loaded) } else { Ok(()) }
     }
+}
+
+/// Says whether it was there. Refused while something needs it.
+fn destroy(loaded: &mut Loaded, dataset: &Dataset, name: &str) -> Result<bool, ZfsError> {
+    let Ok(found) = loaded.pool.snapshot_mut(dataset, name) else { return Ok(false) };
+    let (object, tags) = (format!("{dataset}@{name}"), found.holds.iter().cloned().collect::<Vec<_>>());
+    if !tags.is_empty() {
+        return Err(ZfsError::Held { object, tags });
+    }
+    let clones = loaded.pool.clones_of(dataset, name);
+    if !clones.is_empty() {
+        return Err(ZfsError::HasClones { object, clones });
+    }
+    loaded.pool.volume_mut(dataset)?.snapshots.retain(|other| other.name != name);
+    Ok(true)
+}
+
+/// Of what is newer than the target and agreed to, by name and guid.
+fn destroy_agreed(loaded: &mut Loaded, target: &SnapshotOf, agreed: &[AgreedOf]) -> Result<(), ZfsError> {
+    let SnapshotOf { dataset, name } = target;
+    let made_in = loaded.pool.snapshot_mut(dataset, name.as_str())?.created_in;
+    for one in agreed.iter().filter(|one| one.dataset == *dataset) {
+        let found = loaded.pool.snapshot_mut(dataset, &one.name);
+        if found.is_ok_and(|found| found.guid == one.guid && found.created_in > made_in) {
+            destroy(loaded, dataset, &one.name)?;
+        }
+    }
+    Ok(())
 }
 
 fn roll_back(loaded: &mut Loaded, snapshot: &SnapshotOf) -> Result<(), ZfsError> {

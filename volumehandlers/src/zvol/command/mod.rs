@@ -22,8 +22,8 @@ use self::errors::sort_error;
 use super::device;
 use super::programs::{self, INSTRUCTIONS_AT_MOST, MEMORY_AT_MOST_BYTES, Program};
 use super::zfs::{
-    Dataset, LONGEST_NAME_BYTES, NewZvol, REVERTED_PROPERTY, Room, STATE_PROPERTY, SnapshotOf, Zfs, ZfsError,
-    ZfsSnapshot, Zvol,
+    AgreedOf, Dataset, LONGEST_NAME_BYTES, NewZvol, REVERTED_PROPERTY, Room, STATE_PROPERTY, SnapshotOf, Zfs,
+    ZfsError, ZfsSnapshot, Zvol,
 };
 use crate::context::HandlerCx;
 use crate::error::ToolError;
@@ -269,11 +269,19 @@ impl Zfs for CommandZfs {
         self.zfs(&words, first.dataset.as_str(), CHANGE_LIMIT, cx).map(drop)
     }
 
-    fn rollback(&self, group: &[SnapshotOf], token: &str, cx: &HandlerCx<'_>) -> Result<(), ZfsError> {
+    fn rollback(
+        &self,
+        group: &[SnapshotOf],
+        agreed: &[AgreedOf],
+        token: &str,
+        cx: &HandlerCx<'_>,
+    ) -> Result<(), ZfsError> {
         let Some(first) = group.first() else { return Ok(()) };
-        let program = Program::rollback(group, token);
+        let program = Program::rollback(group, agreed, token);
         let answer = self.run_program(&program, first.dataset.pool(), cx)?;
-        programs::read_done(program.what, &answer).map_err(|error| device::with_users(error, group))
+        let done = programs::read_done(program.what, &answer);
+        let done = done.map_err(|error| device::with_users(error, group));
+        done.map_err(|error| self.with_names(error, |dataset| self.snapshots(dataset)))
     }
 
     fn destroy_snapshots(&self, group: &[SnapshotOf], cx: &HandlerCx<'_>) -> Result<(), ZfsError> {

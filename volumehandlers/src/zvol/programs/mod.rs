@@ -11,13 +11,16 @@
 
 use chrono::DateTime;
 
-use crate::zvol::zfs::{REVERTED_PROPERTY, SnapshotOf, ZfsSnapshot};
+use crate::zvol::zfs::{AgreedOf, REVERTED_PROPERTY, SnapshotOf, ZfsSnapshot};
 use crate::zvol::{Dataset, ZfsError};
 
 /// Lua instructions that a program may take; the kernel's limit is 100 million.
 pub const INSTRUCTIONS_AT_MOST: u64 = 50_000_000;
 /// What it may allocate; the kernel's limit is 100 MiB.
 pub const MEMORY_AT_MOST_BYTES: u64 = 64 << 20;
+
+/// Begins what is agreed to in the arguments of a rollback; a volume's dataset has a slash in it, and is never this.
+const AGREED: &str = "agreed";
 
 const EBUSY: i32 = 16;
 const EEXIST: i32 = 17;
@@ -38,10 +41,14 @@ pub struct Program {
 }
 
 impl Program {
-    pub fn rollback(group: &[SnapshotOf], token: &str) -> Self {
+    pub fn rollback(group: &[SnapshotOf], agreed: &[AgreedOf], token: &str) -> Self {
         let mut arguments = vec![REVERTED_PROPERTY.to_owned(), token.to_owned()];
         for member in group {
             arguments.extend([member.dataset.to_string(), member.name.to_string()]);
+            for one in agreed.iter().filter(|one| one.dataset == member.dataset) {
+                // The kernel's Lua knows signed numbers only.
+                arguments.extend([AGREED.to_owned(), one.name.clone(), one.guid.cast_signed().to_string()]);
+            }
         }
         Program { what: "rolling back", text: include_str!("rollback.lua"), arguments, changes: true }
     }
