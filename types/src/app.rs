@@ -7,6 +7,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{ErrorReport, Timestamp};
+use crate::guard::{AppGuard, EffectiveGuard};
 use crate::ids::{AppId, Generation, SnapshotId, VolumeId, VolumeKey};
 use crate::operation::Operation;
 use crate::shape::{Field, Record, Shape};
@@ -160,6 +161,9 @@ pub struct AppInstanceConfig {
     pub start_delay_seconds: u32,
     #[serde(rename = "Snapshot", default)]
     pub snapshot: SnapshotConfig,
+    /// Holdfast's own: what guards it against a rollback ([000] L1, L6). What a snapshot holds of it is never obeyed.
+    #[serde(rename = "HoldfastGuard", default, skip_serializing_if = "AppGuard::is_default")]
+    pub guard: AppGuard,
 }
 
 /// A port or device handed to the guest.
@@ -310,6 +314,9 @@ pub struct AppInstanceStatus {
     pub operation: Option<Operation>,
     #[serde(rename = "SnapStatus")]
     pub snapshots: SnapshottingStatus,
+    /// The guard in effect, local settings included.
+    #[serde(rename = "HoldfastGuard", default)]
+    pub guard: EffectiveGuard,
 }
 
 impl Topic for AppInstanceStatus {

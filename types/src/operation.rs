@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::app::AppInstanceConfig;
 use crate::error::{ErrorReport, Timestamp};
+use crate::guard::{EffectiveGuard, HaState};
 use crate::ids::{AppId, OperationNumber, SnapshotId, VolumeKey};
 use crate::snapshot::{SnapshotDesc, SnapshotInstanceStatus};
 use crate::topic::{Durability, Topic};
@@ -71,6 +72,28 @@ pub struct Operation {
     pub rollback: Option<RollbackTarget>,
     /// Volumes concerned: those cut, or those reverted.
     pub volumes: Vec<VolumeKey>,
+    /// What guarded the application when its rollback began. None in rows of older releases, and for other kinds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guard: Option<GuardRecord>,
+}
+
+/// The guard from before a rollback: what it is to be set back to afterwards ([000] L9).
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct GuardRecord {
+    /// As it was when the rollback began.
+    pub effective: EffectiveGuard,
+    /// The state that controlled the application last, before it was put under manual control.
+    pub controlled_by: Option<HaState>,
+}
+
+/// A rollback that was done, as far as somebody may need it afterwards.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct DoneRollback {
+    pub number: OperationNumber,
+    pub snapshot: SnapshotId,
+    pub guard: GuardRecord,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -132,6 +155,11 @@ pub struct AppInstanceState {
     pub waiting: Option<WaitingUpdate>,
     /// The last failed operation's error, until the next success of the same kind.
     pub last_failure: Option<FailedOperation>,
+    /// The high-availability state that controlled the application last; stays while that is `ignored` ([000] L9).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub controlled_by: Option<HaState>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_rollback: Option<DoneRollback>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

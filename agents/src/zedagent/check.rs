@@ -6,9 +6,10 @@
 use std::collections::BTreeSet;
 
 use holdfast_types::{
-    AppId, AppInstanceConfig, AppVolumeRef, ContentTreeConfig, ContentTreeId, DatastoreConfig, DatastoreId,
-    DatastoreKind, Format, Generation, OpsCommand, SnapshotConfig, SnapshotDesc, SnapshotId, SnapshotType,
-    UserData, UuidAndVersion, VirtualizationMode, VmConfig, VolumeConfig, VolumeId, VolumeKey, VolumeOrigin,
+    AppGuard, AppId, AppInstanceConfig, AppVolumeRef, ContentTreeConfig, ContentTreeId, DatastoreConfig,
+    DatastoreId, DatastoreKind, Format, Generation, Guard, OpsCommand, SnapshotConfig, SnapshotDesc,
+    SnapshotId, SnapshotType, UserData, UuidAndVersion, VirtualizationMode, VmConfig, VolumeConfig, VolumeId,
+    VolumeKey, VolumeOrigin, read_tags,
 };
 
 use super::parse::id;
@@ -32,7 +33,25 @@ pub fn app(message: &wire::AppInstanceConfig, app: AppId) -> Result<AppInstanceC
         cloud_init_version: message.cloud_init_version,
         start_delay_seconds: message.start_delay_in_seconds,
         snapshot: message.snapshot.as_ref().map(snapshot_config).transpose()?.unwrap_or_default(),
+        guard: message.holdfast.as_ref().map(guard).unwrap_or_default(),
     })
+}
+
+/// [000] L1, L6. Nothing in it refuses the application: a state that is none guards, and a tag that is none is left out;
+/// zedmanager says so, on the application.
+fn guard(message: &wire::HoldfastAppExtension) -> AppGuard {
+    let ha_state = match Guard::read(&message.ha_state) {
+        Guard::Unreadable(text) => Guard::Unreadable(shown(&text)),
+        readable => readable,
+    };
+    let mut guard = AppGuard { ha_state, ..AppGuard::default() };
+    for tag in message.tags.iter().flat_map(|text| read_tags(text)) {
+        match tag {
+            Ok(tag) => guard.tags.insert(tag),
+            Err(bad) => guard.refused_tags.insert(shown(&bad.text)),
+        };
+    }
+    guard
 }
 
 fn command(message: Option<&wire::InstanceOpsCmd>) -> OpsCommand {

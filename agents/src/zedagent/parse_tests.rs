@@ -1,6 +1,8 @@
 //! The border, refusal by refusal ([003] A8): each row spoils one object and looks at it and at its neighbours.
 
-use holdfast_types::{DatastoreKind, Format, Generation, SnapshotType, VolumeOrigin};
+use holdfast_types::{
+    AppGuard, DatastoreKind, Format, Generation, Guard, HaState, SnapshotType, VolumeOrigin,
+};
 
 use super::parse::{InForce, Parsed, parse};
 use super::testing::*;
@@ -314,4 +316,30 @@ fn a_content_tree_may_come_without_a_digest_and_a_store_may_be_of_another_kind()
 fn a_reference_to_a_volume_that_is_not_configured_passes() {
     let parsed = first(&config([with_volume(app(APP_A, "1"), V1, 4)]));
     assert_eq!(parsed.in_force.apps[&id(APP_A)].config.volumes[0].generation, Generation(4));
+}
+
+/// [000] L1, L6: what guards an application is read as it is; nothing in it refuses the application.
+#[test]
+fn the_guard_is_read_and_what_is_none_is_kept_apart() {
+    let guard_of = |state: &str, tags: &[&str]| {
+        let mut message = app(APP_A, "1");
+        message.holdfast = Some(crate::wire::config::HoldfastAppExtension {
+            ha_state: state.into(),
+            tags: tags.iter().map(|tag| (*tag).to_owned()).collect(),
+        });
+        let parsed = first(&config([message]));
+        assert!(parsed.refused.is_empty(), "{:?}", parsed.refused);
+        parsed.in_force.apps.values().next().expect("in force").config.guard.clone()
+    };
+    assert_eq!(guard_of("", &[]), AppGuard::default());
+    assert_eq!(guard_of("started", &[]).ha_state, Guard::Managed(HaState::Started));
+    assert_eq!(guard_of("Started", &[]).ha_state, Guard::Unreadable("Started".into()));
+    let long = guard_of(&"x".repeat(1000), &[]).ha_state;
+    assert!(
+        matches!(long, Guard::Unreadable(text) if text.chars().count() <= 65),
+        "short enough to be shown"
+    );
+    let guard = guard_of("ignored", &["force_rollback; a", "two words,b", ""]);
+    assert_eq!(guard.tags, ["a", "b", "force_rollback"].map(String::from).into());
+    assert_eq!(guard.refused_tags, ["two words".to_owned()].into());
 }

@@ -40,6 +40,7 @@ fn status() -> AppInstanceStatus {
         errors: Vec::new(),
         operation: None,
         snapshots: SnapshottingStatus::default(),
+        guard: EffectiveGuard::default(),
     }
 }
 

@@ -213,6 +213,7 @@ impl Node {
             errors: Vec::new(),
             operation: None,
             snapshots: SnapshottingStatus::default(),
+            guard: EffectiveGuard::default(),
         });
     }
 

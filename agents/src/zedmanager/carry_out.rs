@@ -1,8 +1,8 @@
 //! What a decision changes in the row, and what must be durable before the row is. Pure, like the decision.
 
 use holdfast_types::{
-    AppInstanceState, ErrorReport, FailedOperation, Operation, OperationKind, Phase, SnapshotId,
-    SnapshotInstanceStatus, SnapshotState, Timestamp, UuidAndVersion, WaitingUpdate,
+    AppInstanceState, DoneRollback, ErrorReport, FailedOperation, GuardRecord, Operation, OperationKind,
+    Phase, SnapshotId, SnapshotInstanceStatus, SnapshotState, Timestamp, UuidAndVersion, WaitingUpdate,
 };
 
 use super::change;
@@ -17,7 +17,7 @@ pub fn carry_out(state: &mut AppInstanceState, decision: Decision, facts: &Facts
             Vec::new()
         }
         Decision::Begin(plan) => {
-            begin_operation(state, *plan, facts.now);
+            begin_operation(state, *plan, facts);
             Vec::new()
         }
         Decision::RefuseRollback { counter, snapshot, why } => {
@@ -53,7 +53,7 @@ pub fn carry_out(state: &mut AppInstanceState, decision: Decision, facts: &Facts
     }
 }
 
-fn begin_operation(state: &mut AppInstanceState, plan: Plan, now: Timestamp) {
+fn begin_operation(state: &mut AppInstanceState, plan: Plan, facts: &Facts<'_>) {
     let phase = plan.first_phase();
     state.last_operation = state.last_operation.next();
     if let Some(target) = &plan.rollback {
@@ -64,14 +64,20 @@ fn begin_operation(state: &mut AppInstanceState, plan: Plan, now: Timestamp) {
         number: state.last_operation,
         kind: plan.kind,
         phase,
-        started_at: now,
+        started_at: facts.now,
         version_before: state.applied.as_ref().map(|config| config.version().to_owned()),
         version_after: plan.next.as_ref().map(|config| config.version().to_owned()),
         next: plan.next,
         snapshots: plan.snapshots,
+        guard: plan.rollback.as_ref().map(|_| guard_record(state, facts)),
         rollback: plan.rollback,
         volumes: plan.volumes,
     });
+}
+
+/// [000] L9.
+fn guard_record(state: &AppInstanceState, facts: &Facts<'_>) -> GuardRecord {
+    GuardRecord { effective: facts.guard.clone().unwrap_or_default(), controlled_by: state.controlled_by }
 }
 
 fn refuse_rollback(
@@ -227,6 +233,11 @@ fn complete(state: &mut AppInstanceState) {
         (Some(target), _) => {
             state.superseded_version = Some(target.received_version.clone());
             state.waiting = None;
+            state.last_rollback = Some(DoneRollback {
+                number: operation.number,
+                snapshot: target.snapshot,
+                guard: operation.guard.clone().unwrap_or_default(),
+            });
             clear_error(state, target.snapshot);
         }
         // A superseded version stays so: this may have been a restart ordered by it ([003] C5).

@@ -10,7 +10,7 @@ use holdfast_types::AppInstanceConfig;
 pub enum Change {
     /// Nothing differs.
     None,
-    /// Only what can change under a running guest: name, version, activation, snapshot section, start delay.
+    /// Only what can change under a running guest: name, version, activation, snapshot section, start delay, guard.
     InPlace,
     /// The guest must be restarted: resources, adapters, user data, or a restart or purge was ordered.
     Restart,
@@ -51,6 +51,7 @@ pub fn fix_up(snapshot: &AppInstanceConfig, current: &AppInstanceConfig) -> AppI
         cloud_init_version,
         start_delay_seconds,
         snapshot: _,
+        guard: _,
     } = snapshot.clone();
     AppInstanceConfig {
         // From the snapshot.
@@ -63,11 +64,12 @@ pub fn fix_up(snapshot: &AppInstanceConfig, current: &AppInstanceConfig) -> AppI
         cloud_init_version,
         start_delay_seconds,
         // From the current configuration: an old counter would order what was long done, an old list would
-        // delete or ask for snapshots, and whether the guest shall run is decided today.
+        // delete or ask for snapshots, and whether the guest shall run is decided today. So is what guards it.
         activate: current.activate,
         restart: current.restart,
         purge: current.purge,
         snapshot: current.snapshot.clone(),
+        guard: current.guard.clone(),
     }
 }
 
@@ -88,7 +90,7 @@ pub fn in_effect(
 mod tests {
     use super::*;
     use crate::zedmanager::testing::*;
-    use holdfast_types::{IoAdapter, OpsCommand};
+    use holdfast_types::{Guard, HaState, IoAdapter, OpsCommand};
 
     #[test]
     fn every_field_is_classified() {
@@ -99,6 +101,8 @@ mod tests {
             ("name", |c| c.display_name = "other".into(), Change::InPlace),
             ("activation", |c| c.activate = false, Change::InPlace),
             ("maximum", |c| c.snapshot.max_snapshots = 7, Change::InPlace),
+            ("guard", |c| c.guard.ha_state = Guard::Managed(HaState::Started), Change::InPlace),
+            ("tags", |c| c.guard.tags = ["x".into()].into(), Change::InPlace),
             ("start delay", |c| c.start_delay_seconds = 7, Change::InPlace),
             ("memory", |c| c.resources.memory_kib = 7, Change::Restart),
             ("vcpus", |c| c.resources.vcpus = 7, Change::Restart),
@@ -138,6 +142,7 @@ mod tests {
         current.start_delay_seconds = 9;
         current.snapshot.max_snapshots = 9;
         current.snapshot.rollback.counter = 3;
+        current.guard.ha_state = Guard::Managed(HaState::Ignored);
 
         let restored = fix_up(&snapshot, &current);
 
@@ -146,6 +151,7 @@ mod tests {
         expected.restart.counter = 4;
         expected.purge.counter = 5;
         expected.snapshot = current.snapshot.clone();
+        expected.guard = current.guard.clone();
         assert_eq!(restored, expected);
     }
 

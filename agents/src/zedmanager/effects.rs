@@ -133,6 +133,7 @@ impl Zedmanager {
     }
 
     pub(super) fn publish_status(&mut self, id: AppId, cx: &mut Ctx<Self>) {
+        self.update_notices(id, cx.now());
         let Some(app) = self.apps.get(&id) else { return };
         let shown = app.state.applied.as_ref().or(app.received.as_deref());
         let keys = shown.map(AppInstanceConfig::volume_keys).unwrap_or_default();
@@ -158,6 +159,8 @@ impl Zedmanager {
             start_delayed: app.start == Start::Delayed,
             blocked: (app.waiting == WaitingFor::Admission).then(|| blocked(cx)),
             lost_row: self.lost_rows.get(&id).cloned(),
+            guard: self.guard(app).unwrap_or_default(),
+            notices: app.notices.clone(),
         };
         let status = status::build(&app.state, &sources);
         cx.publish(status);
@@ -172,6 +175,9 @@ impl Zedmanager {
         cx.cancel_timer(&start_delay_timer(id));
         cx.unpublish::<DomainConfig>(&id);
         cx.unpublish::<AppInstanceStatus>(&id);
+        // Before the row: cut in between, the application is forgotten again.
+        cx.unpublish::<LocalAppSettings>(&id);
+        self.local.remove(&id);
         cx.unpublish::<AppInstanceState>(&id);
         self.lost_rows.remove(&id);
         if let Some(config) = received {

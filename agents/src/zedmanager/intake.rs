@@ -68,6 +68,7 @@ impl Zedmanager {
                 }
                 vec![app]
             }
+            Event::Local(app, change) => self.set_locally(app, &change, cx),
             // What waited for space goes on.
             Event::ModeChanged => self.all_apps(),
         }
@@ -208,5 +209,7 @@ pub(super) fn bare_state(app: AppId) -> AppInstanceState {
         superseded_version: None,
         waiting: None,
         last_failure: None,
+        controlled_by: None,
+        last_rollback: None,
     }
 }

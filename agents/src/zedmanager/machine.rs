@@ -18,9 +18,9 @@
 use std::collections::BTreeMap;
 
 use holdfast_types::{
-    AppInstanceConfig, AppInstanceState, ErrorReport, Operation, OperationKind, Phase, RollbackTarget,
-    SnapshotAction, SnapshotDesc, SnapshotId, SnapshotInstanceStatus, SnapshotPreflightStatus, SnapshotState,
-    Timestamp, VolumeKey, VolumesSnapshotStatus,
+    AppInstanceConfig, AppInstanceState, EffectiveGuard, ErrorReport, Guard as HaGuard, HaState, Operation,
+    OperationKind, Phase, RollbackTarget, SnapshotAction, SnapshotDesc, SnapshotId, SnapshotInstanceStatus,
+    SnapshotPreflightStatus, SnapshotState, Timestamp, VolumeKey, VolumesSnapshotStatus,
 };
 
 use super::change::{self, Change};
@@ -73,6 +73,8 @@ pub struct Facts<'a> {
     /// The configurations set aside for snapshots, as far as their files can be read.
     pub saved: &'a BTreeMap<SnapshotId, AppInstanceConfig>,
     pub admission: Admission,
+    /// What guards the application, local settings included. None: its configuration has not come yet.
+    pub guard: Option<EffectiveGuard>,
 }
 
 /// What is to be done next.
@@ -114,6 +116,8 @@ pub enum WaitingFor {
     Reverts,
     /// An update failed and waits for another configuration ([003] B5).
     Controller,
+    /// What guards the application is not known before its configuration has come ([000] L1).
+    Guard,
     /// The disk is full, or the node is read-only.
     Admission,
 }
@@ -147,6 +151,7 @@ pub fn absorb(state: &mut AppInstanceState, facts: &Facts<'_>) {
         return;
     }
     let Some(received) = facts.received else { return };
+    remember_control(state, facts);
     if state.waiting.as_ref().is_some_and(|waiting| waiting.received != *received) {
         state.waiting = None;
         ask_again_for_failed_cuts(state);
@@ -157,6 +162,15 @@ pub fn absorb(state: &mut AppInstanceState, facts: &Facts<'_>) {
         state.superseded_version = None;
     }
     list::reconcile(state, &received.snapshot, facts.now);
+}
+
+/// [000] L9: manual control is for the time of a rollback; who had the application before is kept, to be restored.
+fn remember_control(state: &mut AppInstanceState, facts: &Facts<'_>) {
+    match facts.guard.as_ref().map(|guard| &guard.ha_state) {
+        Some(HaGuard::Managed(HaState::Ignored) | HaGuard::Unreadable(_)) | None => {}
+        Some(HaGuard::Managed(controls)) => state.controlled_by = Some(*controls),
+        Some(HaGuard::NotManaged) => state.controlled_by = None,
+    }
 }
 
 /// [003] H3: a snapshot that volumemgr cannot vouch for is a failed one, with the reason.
@@ -309,6 +323,12 @@ fn begin(plan: Plan, facts: &Facts<'_>) -> Decision {
 fn choose_rollback(state: &AppInstanceState, received: &AppInstanceConfig, facts: &Facts<'_>) -> Decision {
     let counter = received.snapshot.rollback.counter;
     let refuse = |snapshot, why| Decision::RefuseRollback { counter, snapshot, why };
+    // [000] L1: before anything else is looked at.
+    match guarded(state, facts) {
+        Guarded::No => {}
+        Guarded::Yes(why) => return refuse(received.snapshot.active, why),
+        Guarded::Unknown => return Decision::Wait(WaitingFor::Guard),
+    }
     let Some(id) = received.snapshot.active else {
         return refuse(None, "a rollback was ordered without naming a snapshot".to_owned());
     };
@@ -349,6 +369,37 @@ fn choose_rollback(state: &AppInstanceState, received: &AppInstanceConfig, facts
     begin(plan, facts)
 }
 
+/// Whether the guard forbids a rollback now.
+enum Guarded {
+    No,
+    Yes(String),
+    Unknown,
+}
+
+/// [000] L1. A tag is no part of it: that only ever consents to what the pre-flight saw.
+fn guarded(state: &AppInstanceState, facts: &Facts<'_>) -> Guarded {
+    match &facts.guard {
+        None => Guarded::Unknown,
+        Some(guard) => guard.refusal(state.app).map_or(Guarded::No, Guarded::Yes),
+    }
+}
+
+/// A rollback that was begun, and the guard since: up to the first volume it stops at once, except that deletions that
+/// storage is at are waited for. What is reverted is finished, whatever is set meanwhile.
+fn stopped_by_guard(state: &AppInstanceState, operation: &Operation, facts: &Facts<'_>) -> Option<Decision> {
+    if operation.rollback.is_none() || operation.phase > Phase::StoppingGuest {
+        return None;
+    }
+    match guarded(state, facts) {
+        Guarded::Yes(why) => Some(Decision::Fail(withdrawn(why, facts))),
+        Guarded::No | Guarded::Unknown => None,
+    }
+}
+
+fn withdrawn(why: String, facts: &Facts<'_>) -> ErrorReport {
+    ErrorReport::new(why, facts.now).retry("a higher rollback counter")
+}
+
 /// With an operation running: can it go on?
 fn advance(state: &AppInstanceState, operation: &Operation, facts: &Facts<'_>) -> Decision {
     if operation.phase < Phase::DeletingSnapshots
@@ -360,18 +411,21 @@ fn advance(state: &AppInstanceState, operation: &Operation, facts: &Facts<'_>) -
     if operation.phase < Phase::StoppingGuest && is_outdated(state, operation, facts) {
         return Decision::Abandon;
     }
+    if let Some(stop) = stopped_by_guard(state, operation, facts) {
+        return stop;
+    }
     if operation.phase > Phase::StoppingGuest && facts.guest != Guest::ConfirmedDown {
         // After a restart in the middle: storage is touched only when the process is gone ([003] B2).
         return Decision::Wait(WaitingFor::GuestDown);
     }
     match operation.phase {
         Phase::PreparingVolumes => prepare_volumes(state, operation, facts),
-        Phase::CheckingStorage => check_storage(operation, facts),
-        Phase::StoppingGuest if facts.guest == Guest::ConfirmedDown => leave(operation),
+        Phase::CheckingStorage => check_storage(state, operation, facts),
+        Phase::StoppingGuest if facts.guest == Guest::ConfirmedDown => leave(state, operation, facts),
         Phase::StoppingGuest => Decision::Wait(WaitingFor::GuestDown),
-        Phase::DeletingSnapshots => await_deletions(state, operation),
+        Phase::DeletingSnapshots => await_deletions(state, operation, facts),
         Phase::CuttingSnapshots => await_cuts(state, operation, facts),
-        Phase::RevertingVolumes => await_reverts(operation, facts),
+        Phase::RevertingVolumes => await_reverts(state, operation, facts),
     }
 }
 
@@ -407,11 +461,11 @@ fn prepare_volumes(state: &AppInstanceState, operation: &Operation, facts: &Fact
         }
         (Some(_), ..) => Decision::Wait(WaitingFor::Volumes),
         (None, ..) if pending => Decision::Wait(WaitingFor::Volumes),
-        (None, ..) => leave(operation),
+        (None, ..) => leave(state, operation, facts),
     }
 }
 
-fn check_storage(operation: &Operation, facts: &Facts<'_>) -> Decision {
+fn check_storage(state: &AppInstanceState, operation: &Operation, facts: &Facts<'_>) -> Decision {
     for id in checked_snapshots(operation) {
         match facts.preflight.get(&id) {
             Some(status) if status.operation == operation.number => {
@@ -422,7 +476,7 @@ fn check_storage(operation: &Operation, facts: &Facts<'_>) -> Decision {
             _ => return Decision::Wait(WaitingFor::Preflight),
         }
     }
-    leave(operation)
+    leave(state, operation, facts)
 }
 
 /// The snapshots whose pre-flight is asked for: those to be cut, or the one to roll back to.
@@ -431,7 +485,7 @@ pub fn checked_snapshots(operation: &Operation) -> Vec<SnapshotId> {
     cut.chain(operation.rollback.iter().map(|target| target.snapshot)).collect()
 }
 
-fn await_deletions(state: &AppInstanceState, operation: &Operation) -> Decision {
+fn await_deletions(state: &AppInstanceState, operation: &Operation, facts: &Facts<'_>) -> Decision {
     if list::deletions_due(state) {
         // One more came in; entering the phase again asks for it.
         return Decision::Enter(Phase::DeletingSnapshots);
@@ -443,7 +497,7 @@ fn await_deletions(state: &AppInstanceState, operation: &Operation) -> Decision 
         }
         _ => false,
     });
-    if unanswered { Decision::Wait(WaitingFor::Deletions) } else { leave(operation) }
+    if unanswered { Decision::Wait(WaitingFor::Deletions) } else { leave(state, operation, facts) }
 }
 
 fn await_cuts(state: &AppInstanceState, operation: &Operation, facts: &Facts<'_>) -> Decision {
@@ -463,14 +517,14 @@ fn await_cuts(state: &AppInstanceState, operation: &Operation, facts: &Facts<'_>
             None => pending = true,
         }
     }
-    if pending { Decision::Wait(WaitingFor::Cuts) } else { leave(operation) }
+    if pending { Decision::Wait(WaitingFor::Cuts) } else { leave(state, operation, facts) }
 }
 
-fn await_reverts(operation: &Operation, facts: &Facts<'_>) -> Decision {
+fn await_reverts(state: &AppInstanceState, operation: &Operation, facts: &Facts<'_>) -> Decision {
     let target = operation.rollback.as_ref().map(|target| target.snapshot);
     let status = target.and_then(|id| facts.storage.get(&id));
     match answer(operation, SnapshotAction::Rollback, status) {
-        Some(Ok(_)) => leave(operation),
+        Some(Ok(_)) => leave(state, operation, facts),
         Some(Err(error)) => Decision::Fail(error),
         None => Decision::Wait(WaitingFor::Reverts),
     }
@@ -491,8 +545,16 @@ fn answer(
 }
 
 /// The operation's current phase is over: the next one with something to do, or the end.
-fn leave(operation: &Operation) -> Decision {
+fn leave(state: &AppInstanceState, operation: &Operation, facts: &Facts<'_>) -> Decision {
     match next_phase(operation) {
+        // [000] L1: looked at again before the guest is stopped, and before the first volume is touched.
+        Some(phase @ (Phase::StoppingGuest | Phase::RevertingVolumes)) if operation.rollback.is_some() => {
+            match guarded(state, facts) {
+                Guarded::No => Decision::Enter(phase),
+                Guarded::Yes(why) => Decision::Fail(withdrawn(why, facts)),
+                Guarded::Unknown => Decision::Wait(WaitingFor::Guard),
+            }
+        }
         Some(phase) => Decision::Enter(phase),
         None if operation.kind == OperationKind::DeleteApp => Decision::ForgetApp,
         None => Decision::Complete,

@@ -22,6 +22,9 @@ mod carry_out;
 pub mod change;
 pub mod desired;
 mod effects;
+#[cfg(test)]
+mod guard_walks;
+mod guarding;
 mod intake;
 mod inventory;
 pub mod list;
@@ -61,6 +64,8 @@ pub enum Event {
     Scanned(Scan),
     StartDelayOver(AppId),
     ModeChanged,
+    /// Somebody on the node sets or takes back what guards an application ([000] L1, L6).
+    Local(AppId, LocalChange),
 }
 
 /// The seams of its one job, the inventory at start.
@@ -81,6 +86,8 @@ struct App {
     /// The last number given to a `DomainConfig`.
     domain_number: u64,
     waiting: WaitingFor,
+    /// What there is to be told of its guard and its tags; one that only goes on keeps its time.
+    notices: Vec<ErrorReport>,
 }
 
 /// The delay before a guest's first start after a boot of the node.
@@ -100,6 +107,7 @@ impl App {
             start: Start::NotYet,
             domain_number: 0,
             waiting: WaitingFor::Nothing,
+            notices: Vec::new(),
         }
     }
 }
@@ -124,6 +132,8 @@ pub struct Zedmanager {
     domains_known: bool,
     /// Applications whose row was lost, and what to say of it as long as this process runs ([003] H3).
     lost_rows: BTreeMap<AppId, ErrorReport>,
+    /// What was set on the node itself ([000] L1, L6).
+    local: BTreeMap<AppId, LocalAppSettings>,
     /// Every domain that is wanted stands on the bus, and domainmgr was told that this is all.
     domains_wished: bool,
 }
@@ -145,6 +155,7 @@ impl Zedmanager {
             storage_known: false,
             domains_known: false,
             lost_rows: BTreeMap::new(),
+            local: BTreeMap::new(),
             domains_wished: false,
         }
     }
@@ -163,6 +174,7 @@ impl Agent for Zedmanager {
         w.reads::<SnapshotPreflightStatus>(Event::Preflight);
         w.reads::<DomainStatus>(Event::Domain);
         w.owns::<AppInstanceState>();
+        w.owns::<LocalAppSettings>();
         w.owns::<AppInstanceStatus>();
         w.owns::<VolumeRefConfig>();
         w.owns::<VolumesSnapshotConfig>();
@@ -172,6 +184,7 @@ impl Agent for Zedmanager {
 
     fn start(&mut self, cx: &mut Ctx<Self>) {
         self.lost_rows = inventory::lost_rows(cx.damaged_rows(), cx.now());
+        self.load_local_settings(cx);
         for row in cx.rows::<AppInstanceState>() {
             let mut app = App::new((*row).clone());
             app.written = Some((*row).clone());
@@ -187,7 +200,7 @@ impl Agent for Zedmanager {
             Event::Snapshot(change) => object_lane(change, |status| status.app),
             Event::Preflight(change) => object_lane(change, |status| status.app),
             Event::Domain(change) => object_lane(change, |status| status.app),
-            Event::StartDelayOver(app) => Lane::object(app),
+            Event::StartDelayOver(app) | Event::Local(app, _) => Lane::object(app),
             Event::Scanned(_) | Event::ModeChanged => Lane::Agent,
         }
     }
@@ -300,6 +313,7 @@ impl Zedmanager {
             preflight: &self.preflight,
             saved: &self.saved,
             admission: admission(cx),
+            guard: self.guard(app),
         }
     }
 

@@ -1,9 +1,9 @@
 //! What is said of an application: its `AppInstanceStatus`, from the row and from what the others report.
 
 use holdfast_types::{
-    AppInstanceConfig, AppInstanceState, AppInstanceStatus, DomainState, DomainStatus, ErrorReport,
-    Operation, OperationKind, Phase, SnapshotInstanceStatus, SnapshotState, SnapshottingStatus, SwState,
-    UuidAndVersion, VolumeRefStatus,
+    AppInstanceConfig, AppInstanceState, AppInstanceStatus, DomainState, DomainStatus, EffectiveGuard,
+    ErrorReport, Operation, OperationKind, Phase, SnapshotInstanceStatus, SnapshotState, SnapshottingStatus,
+    SwState, UuidAndVersion, VolumeRefStatus,
 };
 
 use super::change::{self, Change};
@@ -21,6 +21,10 @@ pub struct Sources<'a> {
     pub blocked: Option<ErrorReport>,
     /// Its row was found damaged at the start.
     pub lost_row: Option<ErrorReport>,
+    /// The guard in effect.
+    pub guard: EffectiveGuard,
+    /// What is to be told of the guard and the tags ([000] L6).
+    pub notices: Vec<ErrorReport>,
 }
 
 pub fn build(state: &AppInstanceState, sources: &Sources<'_>) -> AppInstanceStatus {
@@ -43,6 +47,7 @@ pub fn build(state: &AppInstanceState, sources: &Sources<'_>) -> AppInstanceStat
         errors: errors(state, sources),
         operation: state.operation.clone(),
         snapshots: snapshots(state, sources.received),
+        guard: sources.guard.clone(),
     }
 }
 
@@ -107,7 +112,7 @@ fn errors(state: &AppInstanceState, sources: &Sources<'_>) -> Vec<ErrorReport> {
         .as_ref()
         .filter(|failure| Some(&failure.error) != waiting.as_ref())
         .map(|failure| failure.error.clone());
-    let node = sources.blocked.iter().chain(&sources.lost_row).cloned();
+    let node = sources.blocked.iter().chain(&sources.lost_row).chain(&sources.notices).cloned();
     let mut errors: Vec<ErrorReport> =
         volumes.chain(domain).chain(waiting.clone()).chain(failure).chain(node).collect();
     // One cause may reach the application on several ways; people need it once.

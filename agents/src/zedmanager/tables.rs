@@ -54,6 +54,7 @@ impl Given {
             preflight: &self.preflight,
             saved: &self.saved,
             admission: Admission::All,
+            guard: self.received.as_ref().map(|config| effective(&config.guard, None)),
         }
     }
 }

@@ -40,6 +40,7 @@ pub fn config(version: &str) -> AppInstanceConfig {
         cloud_init_version: 0,
         start_delay_seconds: 0,
         snapshot: SnapshotConfig::default(),
+        guard: AppGuard::default(),
     }
 }
 
@@ -103,6 +104,7 @@ pub fn operation(kind: OperationKind, phase: Phase) -> Operation {
         snapshots: Vec::new(),
         rollback: None,
         volumes: Vec::new(),
+        guard: None,
     }
 }
 

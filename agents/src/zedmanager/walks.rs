@@ -12,22 +12,23 @@ use super::machine::*;
 use super::testing::*;
 
 #[derive(Clone)]
-struct Walk {
-    state: AppInstanceState,
-    received: Option<AppInstanceConfig>,
-    removed: bool,
-    guest: Guest,
-    broken: BTreeMap<VolumeKey, ErrorReport>,
-    storage: BTreeMap<SnapshotId, VolumesSnapshotStatus>,
-    preflight: BTreeMap<SnapshotId, SnapshotPreflightStatus>,
-    saved: BTreeMap<SnapshotId, AppInstanceConfig>,
-    admission: Admission,
-    steps: Vec<String>,
+pub(super) struct Walk {
+    pub(super) state: AppInstanceState,
+    pub(super) received: Option<AppInstanceConfig>,
+    pub(super) removed: bool,
+    pub(super) guest: Guest,
+    pub(super) broken: BTreeMap<VolumeKey, ErrorReport>,
+    pub(super) storage: BTreeMap<SnapshotId, VolumesSnapshotStatus>,
+    pub(super) preflight: BTreeMap<SnapshotId, SnapshotPreflightStatus>,
+    pub(super) saved: BTreeMap<SnapshotId, AppInstanceConfig>,
+    pub(super) admission: Admission,
+    pub(super) local: Option<LocalAppSettings>,
+    pub(super) steps: Vec<String>,
 }
 
 impl Walk {
     /// Version 1 installed and running, nothing asked for.
-    fn installed() -> Self {
+    pub(super) fn installed() -> Self {
         let mut state = empty_state();
         state.applied = Some(config("1"));
         Walk {
@@ -40,12 +41,13 @@ impl Walk {
             preflight: BTreeMap::new(),
             saved: BTreeMap::new(),
             admission: Admission::All,
+            local: None,
             steps: Vec::new(),
         }
     }
 
     /// As `installed`, with snapshot 1 of version 1 available and version 2 in force.
-    fn upgraded() -> Self {
+    pub(super) fn upgraded() -> Self {
         let mut walk = Walk::installed();
         walk.state.snapshots = state_with("a1").snapshots;
         let mut next = config("2");
@@ -59,7 +61,7 @@ impl Walk {
     }
 
     /// Decides and carries out until the machine waits.
-    fn go(&mut self) -> WaitingFor {
+    pub(super) fn go(&mut self) -> WaitingFor {
         for _ in 0..50 {
             let Walk { state, .. } = self;
             let mut state = state.clone();
@@ -75,6 +77,7 @@ impl Walk {
                 preflight: &self.preflight,
                 saved: &self.saved,
                 admission: self.admission,
+                guard: self.received.as_ref().map(|config| effective(&config.guard, self.local.as_ref())),
             };
             absorb(&mut state, &facts);
             let decision = decide(&state, &facts);
@@ -109,11 +112,11 @@ impl Walk {
             .collect()
     }
 
-    fn number(&self) -> OperationNumber {
+    pub(super) fn number(&self) -> OperationNumber {
         self.state.last_operation
     }
 
-    fn pass_preflight(&mut self, n: u8, refusal: Option<&str>) {
+    pub(super) fn pass_preflight(&mut self, n: u8, refusal: Option<&str>) {
         let status = SnapshotPreflightStatus {
             snapshot: snapshot_id(n),
             app: app_id(),
@@ -123,15 +126,15 @@ impl Walk {
         self.preflight.insert(snapshot_id(n), status);
     }
 
-    fn storage_answers(&mut self, n: u8, action: SnapshotAction, error: Option<&str>) {
+    pub(super) fn storage_answers(&mut self, n: u8, action: SnapshotAction, error: Option<&str>) {
         self.storage.insert(snapshot_id(n), answer(n, action, self.number(), error));
     }
 
-    fn edit(&mut self, edit: impl FnOnce(&mut AppInstanceConfig)) {
+    pub(super) fn edit(&mut self, edit: impl FnOnce(&mut AppInstanceConfig)) {
         edit(self.received.as_mut().expect("configured"));
     }
 
-    fn take_steps(&mut self) -> Vec<String> {
+    pub(super) fn take_steps(&mut self) -> Vec<String> {
         std::mem::take(&mut self.steps)
     }
 }

@@ -174,6 +174,7 @@ fn db_status(state: SwState) -> AppInstanceStatus {
         errors: Vec::new(),
         operation: None,
         snapshots: SnapshottingStatus { max_snapshots: 3, ..SnapshottingStatus::default() },
+        guard: EffectiveGuard::default(),
     }
 }
 
@@ -188,6 +189,7 @@ fn web_status() -> AppInstanceStatus {
         errors: vec![error("the content of \"site\" does not match\nits sha256").retry("when it is fixed")],
         operation: None,
         snapshots: SnapshottingStatus::default(),
+        guard: EffectiveGuard::default(),
     }
 }
 
@@ -205,6 +207,7 @@ fn config(name: &str) -> AppInstanceConfig {
         cloud_init_version: 0,
         start_delay_seconds: 0,
         snapshot: SnapshotConfig::default(),
+        guard: AppGuard::default(),
     }
 }
 
@@ -220,6 +223,7 @@ fn operation(number: u64, kind: OperationKind) -> Operation {
         snapshots: Vec::new(),
         rollback: None,
         volumes: vec![VolumeKey::new(VolumeId(id(DATA)), 1)],
+        guard: None,
     }
 }
 
@@ -239,6 +243,8 @@ fn state(app: u64, operation: Option<Operation>, snapshots: &[(u64, SnapshotStat
         superseded_version: None,
         waiting: None,
         last_failure: None,
+        controlled_by: None,
+        last_rollback: None,
     }
 }
 
