@@ -43,7 +43,7 @@ use crate::runtime::*;
 use crate::settings::{LogFormat, Settings};
 use crate::volumemgr::fetcher::HttpFetcher;
 use crate::wire::link::{HttpLink, LinkError};
-use agents::{AGENTS, AgentSettings, Seams, agents};
+use agents::{AGENTS, AgentSettings, Seams, agents_and_orders};
 use counted_disk::CountedDisk;
 use health::{Health, Notifier, Stage};
 use holdfast_volumehandlers::Backing;
@@ -201,7 +201,9 @@ async fn assemble(
 
     let hypervisor = hypervisor.map_or_else(|| qemu(&services, &accelerator), Ok)?;
     let seams = seams(settings, hypervisor, storage.backing)?;
-    let running = agents(&services, &seams, &agent_settings(settings, &accelerator)).start()?;
+    let (builder, orders) = agents_and_orders(&services, &seams, &agent_settings(settings, &accelerator));
+    let running = builder.start()?;
+    api.take_orders(move |order| orders.give(order));
     let (notifier, waits_to_write) = (Notifier::default(), false);
     Ok(Node { running, health, api, notifier, watching, serving, stop_api, services, waits_to_write })
 }

@@ -317,6 +317,9 @@ pub struct AppInstanceStatus {
     /// The guard in effect, local settings included.
     #[serde(rename = "HoldfastGuard", default)]
     pub guard: EffectiveGuard,
+    /// The last local order that was taken in, since the start of the process: its effect is durable.
+    #[serde(rename = "LocalOrder", default)]
+    pub local_order: u64,
 }
 
 impl Topic for AppInstanceStatus {

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use holdfast_types::{
-    AppId, AppInstanceConfig, ConfigSource, DomainState, DomainStatus, ErrorReport, Operation, OperationKind,
-    Phase, SnapshotEntry, SnapshotId, SnapshotInstanceStatus, SnapshotState, SnapshotType, SwState,
-    VolumeSnapshotMeta, VolumeStatus,
+    AppId, AppInstanceConfig, AppInstanceStatus, ConfigSource, DomainState, DomainStatus, EffectiveGuard,
+    ErrorReport, Guard, HaState, Operation, OperationKind, Phase, SnapshotEntry, SnapshotId,
+    SnapshotInstanceStatus, SnapshotState, SnapshotType, SwState, VolumeSnapshotMeta, VolumeStatus,
 };
 
 use super::documents::*;
@@ -57,7 +57,21 @@ pub fn app(view: &View, app: AppId) -> Option<AppDocument> {
         snapshot_active: status.snapshots.active_snapshot,
         snapshots: snapshots(view, Some(app)),
         errors: status.errors.iter().map(ErrorDocument::from).collect(),
+        guard: guard(status, view.states.get(&app).and_then(|it| it.controlled_by)),
     })
+}
+
+fn guard(status: &AppInstanceStatus, controlled_by: Option<HaState>) -> GuardDocument {
+    let EffectiveGuard { ha_state, ha_state_is_local, tags, local_tags, removed_tags } = status.guard.clone();
+    let is_manual = ha_state == Guard::Managed(HaState::Ignored);
+    GuardDocument {
+        ha_state: ha_state.to_string(),
+        ha_state_is_local,
+        controlled_by_before: controlled_by.filter(|_| is_manual).map(|state| state.to_string()),
+        tags: tags.into_iter().collect(),
+        local_tags: local_tags.into_iter().collect(),
+        removed_tags: removed_tags.into_iter().collect(),
+    }
 }
 
 /// Snapshots, of one application or of all, in the order in which they were asked for.

@@ -87,6 +87,23 @@ pub struct AppDocument {
     pub snapshot_active: Option<SnapshotId>,
     pub snapshots: Vec<SnapshotDocument>,
     pub errors: Vec<ErrorDocument>,
+    pub guard: GuardDocument,
+}
+
+/// What guards an application against a rollback, local settings included.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct GuardDocument {
+    /// `started`, `stopped`, `disabled`, `ignored`, `not set` or `unreadable ("...")`.
+    pub ha_state: String,
+    /// True where it was set on the node.
+    pub ha_state_is_local: bool,
+    /// While it is `ignored`: who had it under control before.
+    pub controlled_by_before: Option<String>,
+    pub tags: Vec<String>,
+    /// Of `tags`, those set on the node.
+    pub local_tags: Vec<String>,
+    /// The controller's tags that were taken away on the node.
+    pub removed_tags: Vec<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

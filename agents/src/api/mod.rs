@@ -1,8 +1,9 @@
-//! What a node tells those who ask: an HTTP API over a Unix socket, and nothing that changes anything.
+//! What a node tells those who ask, and the few orders it takes: an HTTP API over a Unix socket.
 //!
 //! ```text
 //!   bus ──Seen──▶ view.rs ──▶ describe.rs ──▶ documents.rs ──▶ server.rs ──▶ socket.rs ──▶ clients
-//!                    └─Transition─▶ events.rs ─▶ hub.rs ────────────┘
+//!                    └─Transition─▶ events.rs ─▶ hub.rs ────────────┤
+//!   zedmanager ◀── LocalOrder ── orders.rs ◀────────────────────────┘
 //! ```
 //!
 //! | GET | answers with |
@@ -15,16 +16,23 @@
 //! | `/v1/events[?recent=N][&app=]` | JSON lines, first up to N past events, then live until the node stops |
 //! | `/metrics` | Prometheus text |
 //!
-//! Errors are `{"error": "..."}` with 400 (bad query), 404 (no such thing) or 405 (not a GET).
+//! | POST | does |
+//! |---|---|
+//! | `/v1/apps/{id or name}/settings` | `{"ha_state": ..., "tags": [...], "untags": [...]}` set locally; answers with the application when that is durable |
+//!
+//! Errors are `{"error": "..."}` with 400 (bad query), 404 (no such thing) 405 (another method), 409 (the node
+//! changes nothing now) or 504 (not confirmed in time).
 //!
 //! The documents are made field by field from statuses: a configuration, which can hold cloud-init secrets, has no
-//! way into them. Deliberately absent: any write, any file of the node, any agent.
+//! way into them. Deliberately absent: any decision; an order is checked in form, handed to zedmanager, and
+//! answered when zedmanager's status says that it was taken in.
 
 pub mod describe;
 pub mod documents;
 pub mod events;
 pub mod hub;
 pub mod metrics;
+pub mod orders;
 pub mod server;
 pub mod socket;
 pub mod view;

@@ -9,7 +9,7 @@ use axum::body::Body;
 use axum::extract::{Path, Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use holdfast_pubsub::Mailbox;
 use holdfast_types::{AppId, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -21,6 +21,7 @@ use super::describe;
 use super::documents::{NodeDocument, NodeFacts, Refusal, Transition};
 use super::hub::Hub;
 use super::metrics;
+use super::orders::{self, Orders};
 use super::view::{Seen, View};
 
 /// What the API asks the node itself. Called for each question: it must not wait.
@@ -32,13 +33,14 @@ pub trait NodeProbe: Send + Sync {
 #[derive(Clone)]
 pub struct Api {
     shared: Arc<Mutex<Shared>>,
-    probe: Arc<dyn NodeProbe>,
+    pub(super) probe: Arc<dyn NodeProbe>,
 }
 
 #[derive(Debug, Default)]
-struct Shared {
-    view: View,
+pub(super) struct Shared {
+    pub(super) view: View,
     hub: Hub,
+    pub(super) orders: Orders,
 }
 
 impl Api {
@@ -88,17 +90,18 @@ impl Api {
             .route("/v1/status", get(status))
             .route("/v1/apps", get(apps))
             .route("/v1/apps/{app}", get(app))
+            .route("/v1/apps/{app}/settings", post(orders::set))
             .route("/v1/snapshots", get(snapshots))
             .route("/v1/volumes", get(volumes))
             .route("/v1/operations", get(operations))
             .route("/v1/events", get(events))
             .route("/metrics", get(metrics_page))
             .fallback(no_such_path)
-            .method_not_allowed_fallback(not_a_get)
+            .method_not_allowed_fallback(another_method)
             .with_state(self.clone())
     }
 
-    fn lock(&self) -> MutexGuard<'_, Shared> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, Shared> {
         // A view is replaced row by row: a panic in between leaves it usable.
         self.shared.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
@@ -194,8 +197,8 @@ async fn no_such_path(uri: axum::http::Uri) -> Response {
     refused(StatusCode::NOT_FOUND, format!("no such path: {}", uri.path()))
 }
 
-async fn not_a_get() -> Response {
-    refused(StatusCode::METHOD_NOT_ALLOWED, "this API only answers GET".to_string())
+async fn another_method() -> Response {
+    refused(StatusCode::METHOD_NOT_ALLOWED, "this path does not take this method".to_string())
 }
 
 fn listed<T: Serialize>(
@@ -219,15 +222,15 @@ fn chosen_app(view: &View, asked: Option<&str>) -> Result<Option<AppId>, Box<Res
     view.find_app(asked).map(Some).ok_or_else(|| Box::new(no_such_app(asked)))
 }
 
-fn no_such_app(asked: &str) -> Response {
+pub(super) fn no_such_app(asked: &str) -> Response {
     refused(StatusCode::NOT_FOUND, format!("no application has the id or the (unambiguous) name \"{asked}\""))
 }
 
-fn json(document: &impl Serialize) -> Response {
+pub(super) fn json(document: &impl Serialize) -> Response {
     answer(StatusCode::OK, document)
 }
 
-fn refused(status: StatusCode, error: String) -> Response {
+pub(super) fn refused(status: StatusCode, error: String) -> Response {
     answer(status, &Refusal { error })
 }
 

@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
+use holdfast_types::{LocalChange, UnknownHaState};
 
 use crate::settings::Key;
 use crate::settings::layers::Values;
@@ -66,6 +67,11 @@ enum Verb {
         /// Name or id of one application
         app: Option<String>,
     },
+    /// Change how the node treats one application
+    App {
+        #[command(subcommand)]
+        order: AppOrder,
+    },
     /// Snapshots, in the order in which they were asked for
     Snapshots {
         /// Only those of this application (name or id)
@@ -100,6 +106,36 @@ enum Verb {
         recent: usize,
     },
 }
+
+#[derive(Debug, Subcommand)]
+enum AppOrder {
+    /// Set on this node what guards an application against a rollback. What is set here wins over the controller's, item by
+    /// item, until it is taken back or the application is deleted
+    #[command(after_help = SET_HELP)]
+    Set {
+        /// Name or id of the application
+        app: String,
+        /// Its high-availability state: started, stopped, disabled, ignored; controller for the controller's again
+        #[arg(long, value_name = "STATE")]
+        ha_state: Option<String>,
+        /// Set a tag
+        #[arg(long, value_name = "TAG")]
+        tag: Vec<String>,
+        /// Take a tag away
+        #[arg(long, value_name = "TAG")]
+        untag: Vec<String>,
+    },
+}
+
+const SET_HELP: &str = "\
+A rollback is done only for applications whose state is ignored or not set. The tag force_rollback lets it destroy newer
+snapshots that the node does not know.
+
+Examples:
+  holdfast app set db --ha-state ignored        before a rollback
+  holdfast app set db --ha-state controller     after it
+  holdfast app set db --tag force_rollback
+  holdfast app set db --untag force_rollback";
 
 const NODE_HELP: &str = "\
 Every setting can be given as a flag, as an environment variable (in brackets), or in the configuration file (TOML; the
@@ -200,6 +236,13 @@ pub struct Invocation {
 pub enum Command {
     Node(Box<NodeArguments>),
     Query(Question),
+    Order { json: bool, order: Order },
+}
+
+/// Something a running node is to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Order {
+    Set { app: String, change: LocalChange },
 }
 
 /// A question to a running node.
@@ -226,14 +269,29 @@ pub fn parse() -> Invocation {
     let CommandLine { socket, config, json, verb } = line;
     let command = match verb {
         Verb::Node(arguments) => Command::Node(arguments),
+        Verb::App { order } => Command::Order { json, order: checked(order) },
         verb => Command::Query(Question { json, about: about(verb) }),
     };
     Invocation { socket, config, command }
 }
 
+/// The order in checked form; on a wrong one prints it and exits.
+fn checked(order: AppOrder) -> Order {
+    let AppOrder::Set { app, ha_state, tag, untag } = order;
+    let wrong = |error: String| -> ! {
+        CommandLine::command().error(clap::error::ErrorKind::ValueValidation, error).exit()
+    };
+    let ha_state =
+        ha_state.map(|text| text.parse().unwrap_or_else(|error: UnknownHaState| wrong(error.to_string())));
+    let change =
+        LocalChange { ha_state, tags: tag.into_iter().collect(), untags: untag.into_iter().collect() };
+    let change = change.checked().unwrap_or_else(|error| wrong(error.to_string()));
+    Order::Set { app, change }
+}
+
 fn about(verb: Verb) -> About {
     match verb {
-        Verb::Node(_) | Verb::Status => About::Status,
+        Verb::Node(_) | Verb::App { .. } | Verb::Status => About::Status,
         Verb::Apps { app: None } => About::Apps,
         Verb::Apps { app: Some(app) } => About::App(app),
         Verb::Snapshots { app } => About::Snapshots { app },
@@ -246,7 +304,6 @@ fn about(verb: Verb) -> About {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn the_command_line_is_whole() {

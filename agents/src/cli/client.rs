@@ -6,10 +6,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use http_body_util::{BodyExt, Empty};
+use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1;
-use hyper::{Request, Response, StatusCode};
+use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 
@@ -49,8 +49,17 @@ impl Client {
 
     /// The answer's whole body.
     pub async fn get(&self, path: &str) -> Result<Bytes, ClientError> {
+        self.whole(Method::GET, path, Vec::new()).await
+    }
+
+    /// The same for an order.
+    pub async fn post(&self, path: &str, body: Vec<u8>) -> Result<Bytes, ClientError> {
+        self.whole(Method::POST, path, body).await
+    }
+
+    async fn whole(&self, method: Method, path: &str, body: Vec<u8>) -> Result<Bytes, ClientError> {
         let answered = async {
-            let response = self.ask(path).await?;
+            let response = self.ask(method, path, body).await?;
             let body = response.into_body().collect().await.map_err(|e| self.broken(e))?;
             Ok(body.to_bytes())
         };
@@ -62,10 +71,11 @@ impl Client {
 
     /// An answer that goes on: its lines, one by one.
     pub async fn lines(&self, path: &str) -> Result<Lines, ClientError> {
-        let response = match tokio::time::timeout(ANSWER_DEADLINE, self.ask(path)).await {
-            Ok(response) => response?,
-            Err(_) => return Err(ClientError::Hangs { socket: self.socket.clone() }),
-        };
+        let response =
+            match tokio::time::timeout(ANSWER_DEADLINE, self.ask(Method::GET, path, Vec::new())).await {
+                Ok(response) => response?,
+                Err(_) => return Err(ClientError::Hangs { socket: self.socket.clone() }),
+            };
         Ok(Lines { body: response.into_body(), rest: Vec::new() })
     }
 
@@ -74,14 +84,20 @@ impl Client {
         ClientError::Ended { socket: self.socket.clone() }
     }
 
-    async fn ask(&self, path: &str) -> Result<Response<Incoming>, ClientError> {
+    async fn ask(
+        &self,
+        method: Method,
+        path: &str,
+        body: Vec<u8>,
+    ) -> Result<Response<Incoming>, ClientError> {
         let stream = UnixStream::connect(&self.socket)
             .await
             .map_err(|source| ClientError::NotReachable { socket: self.socket.clone(), source })?;
         let (mut sender, connection) =
             http1::handshake(TokioIo::new(stream)).await.map_err(|e| self.broken(e))?;
         tokio::spawn(connection);
-        let request = Request::get(path).header(hyper::header::HOST, "holdfast").body(Empty::<Bytes>::new());
+        let request = Request::builder().method(method).uri(path).header(hyper::header::HOST, "holdfast");
+        let request = request.body(Full::new(Bytes::from(body)));
         let request = request.expect("paths are made by `path_of`, which escapes what is not plain");
         let response = sender.send_request(request).await.map_err(|e| self.broken(e))?;
         match response.status() {

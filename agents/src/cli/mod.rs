@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   arguments ──args.rs──▶ Command ─┬─ node ─▶ settings ─▶ node.rs, until it is told to stop
-//!                                   └─ query ─▶ client.rs ─▶ the node's socket ─▶ tables.rs, or the JSON as it came
+//!                                   └─ query, order ─▶ client.rs ─▶ the node's socket ─▶ tables.rs, or the JSON as it came
 //! ```
 //!
 //! Everything a person reads is made by pure functions of documents in `tables.rs`, and kept as golden transcripts.
@@ -84,6 +84,11 @@ fn run(invocation: Invocation) -> Result<(), CommandError> {
             let flags = args::socket_value(invocation.socket);
             let layers = Layers::gather_for_client(flags, invocation.config, variable)?;
             query::run(&crate::settings::resolve_socket(&layers)?, &question)
+        }
+        Command::Order { json, order } => {
+            let flags = args::socket_value(invocation.socket);
+            let layers = Layers::gather_for_client(flags, invocation.config, variable)?;
+            query::order(&crate::settings::resolve_socket(&layers)?, &order, json)
         }
     }
 }

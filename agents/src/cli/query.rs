@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde::de::DeserializeOwned;
 
-use super::args::{About, Question};
+use super::args::{About, Order, Question};
 use super::client::{Client, ClientError, path_of};
 use super::{CommandError, follow, tables, watch};
 
@@ -13,6 +13,18 @@ use super::{CommandError, follow, tables, watch};
 pub fn run(socket: &Path, question: &Question) -> Result<(), CommandError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(answer(&Client::new(socket), question))
+}
+
+/// Gives the node on this socket an order, and prints what came of it.
+pub fn order(socket: &Path, order: &Order, json: bool) -> Result<(), CommandError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let Order::Set { app, change } = order;
+    let path = format!("{}/settings", path_of("/v1/apps", Some(app), &[]));
+    let body = serde_json::to_vec(change).map_err(std::io::Error::from)?;
+    let answer = runtime.block_on(Client::new(socket).post(&path, body))?;
+    let text = if json { answer.to_vec() } else { tables::app(&understood(&answer)?).into_bytes() };
+    std::io::stdout().lock().write_all(&text)?;
+    Ok(())
 }
 
 async fn answer(client: &Client, question: &Question) -> Result<(), CommandError> {

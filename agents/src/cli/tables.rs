@@ -50,12 +50,14 @@ pub fn apps(apps: &[AppDocument]) -> String {
             or_nothing(&app.version),
             available.to_string(),
             app.volumes.len().to_string(),
+            ha_state(&app.guard),
+            tags(&app.guard).join(", "),
             app.id.to_string(),
             what,
         ]
     });
     table(
-        &["NAME", "STATE", "VERSION", "SNAPSHOTS", "VOLUMES", "ID", "OPERATION OR ERROR"],
+        &["NAME", "STATE", "VERSION", "SNAPSHOTS", "VOLUMES", "HA STATE", "TAGS", "ID", "OPERATION OR ERROR"],
         rows,
         "no applications",
     )
@@ -73,6 +75,8 @@ pub fn app(app: &AppDocument) -> String {
         list.add("guest", guest_line(guest));
         list.add("console", or_nothing(&guest.console_log));
     }
+    list.add("ha state", ha_state(&app.guard));
+    list.add("tags", tags(&app.guard).join(", "));
     let volumes: Vec<_> = app.volumes.iter().map(|it| format!("{}#{}", it.id, it.generation)).collect();
     list.add_all("volume", &volumes);
     if let Some(operation) = &app.operation {
@@ -93,6 +97,22 @@ pub fn app(app: &AppDocument) -> String {
         list.text.push_str(&snapshots(&app.snapshots));
     }
     list.text
+}
+
+/// The state in effect, who set it, and what it was before manual control.
+fn ha_state(guard: &GuardDocument) -> String {
+    let local = if guard.ha_state_is_local { " (local)" } else { "" };
+    let before =
+        guard.controlled_by_before.as_ref().map(|state| format!(", before: {state}")).unwrap_or_default();
+    format!("{}{local}{before}", guard.ha_state)
+}
+
+/// Each tag in effect, and each of the controller's that was taken away here.
+fn tags(guard: &GuardDocument) -> Vec<String> {
+    let local = |tag: &String| if guard.local_tags.contains(tag) { " (local)" } else { "" };
+    let held = guard.tags.iter().map(|tag| format!("{tag}{}", local(tag)));
+    let told: Vec<_> = held.chain(guard.removed_tags.iter().map(|tag| format!("no {tag} (local)"))).collect();
+    if told.is_empty() { vec![NOTHING.to_owned()] } else { told }
 }
 
 pub fn snapshots(snapshots: &[SnapshotDocument]) -> String {

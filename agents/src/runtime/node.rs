@@ -29,6 +29,7 @@ use tokio::sync::mpsc;
 use super::agent::Agent;
 use super::cell::{AgentCell, Driver, Fatal, Pulse, Step, panic_text};
 use super::jobs::{JobExecutor, JobRun};
+use super::poster::Poster;
 use super::services::Services;
 
 /// How often the node looks whether it is synced, idle, or has space again.
@@ -74,6 +75,23 @@ impl NodeBuilder {
     pub fn agent<A: Agent>(mut self, agent: A, env: A::Env) -> Self {
         match AgentCell::new(agent, env, &self.services) {
             Ok(cell) => self.drivers.push(Box::new(cell)),
+            Err(error) => drop(self.refused.get_or_insert(error)),
+        }
+        self
+    }
+
+    /// As [`NodeBuilder::agent`], for an agent that hears from outside the bus: `poster` is told how to reach it.
+    pub fn agent_heard_through<A: Agent>(
+        mut self,
+        agent: A,
+        env: A::Env,
+        poster: &mut Option<Poster<A::Event>>,
+    ) -> Self {
+        match AgentCell::new(agent, env, &self.services) {
+            Ok(cell) => {
+                *poster = Some(cell.poster());
+                self.drivers.push(Box::new(cell));
+            }
             Err(error) => drop(self.refused.get_or_insert(error)),
         }
         self

@@ -41,6 +41,7 @@ fn status() -> AppInstanceStatus {
         operation: None,
         snapshots: SnapshottingStatus::default(),
         guard: EffectiveGuard::default(),
+        local_order: 0,
     }
 }
 

@@ -214,6 +214,7 @@ impl Node {
             operation: None,
             snapshots: SnapshottingStatus::default(),
             guard: EffectiveGuard::default(),
+            local_order: 0,
         });
     }
 

@@ -161,6 +161,7 @@ impl Zedmanager {
             lost_row: self.lost_rows.get(&id).cloned(),
             guard: self.guard(app).unwrap_or_default(),
             notices: app.notices.clone(),
+            local_order: app.local_order,
         };
         let status = status::build(&app.state, &sources);
         cx.publish(status);

@@ -9,7 +9,7 @@ use holdfast_types::*;
 use super::machine::*;
 use super::testing::*;
 use super::walks::Walk;
-use super::{Env, Event, Zedmanager};
+use super::{Env, Event, LocalOrder, Zedmanager};
 use crate::runtime::ManualClock;
 use crate::runtime::bench::Bench;
 
@@ -210,7 +210,7 @@ impl Node {
     }
 
     fn set(&mut self, change: LocalChange) {
-        self.bench.cell.poster().post(Event::Local(app_id(), change));
+        self.bench.cell.poster().post(Event::Local(LocalOrder { app: app_id(), number: 1, change }));
         self.bench.settle();
     }
 

@@ -68,7 +68,7 @@ impl Zedmanager {
                 }
                 vec![app]
             }
-            Event::Local(app, change) => self.set_locally(app, &change, cx),
+            Event::Local(order) => self.set_locally(&order, cx),
             // What waited for space goes on.
             Event::ModeChanged => self.all_apps(),
         }

@@ -65,7 +65,7 @@ pub enum Event {
     StartDelayOver(AppId),
     ModeChanged,
     /// Somebody on the node sets or takes back what guards an application ([000] L1, L6).
-    Local(AppId, LocalChange),
+    Local(LocalOrder),
 }
 
 /// The seams of its one job, the inventory at start.
@@ -88,6 +88,15 @@ struct App {
     waiting: WaitingFor,
     /// What there is to be told of its guard and its tags; one that only goes on keeps its time.
     notices: Vec<ErrorReport>,
+    local_order: u64,
+}
+
+/// An order from the node itself; the numbers of one process grow.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LocalOrder {
+    pub app: AppId,
+    pub number: u64,
+    pub change: LocalChange,
 }
 
 /// The delay before a guest's first start after a boot of the node.
@@ -108,6 +117,7 @@ impl App {
             domain_number: 0,
             waiting: WaitingFor::Nothing,
             notices: Vec::new(),
+            local_order: 0,
         }
     }
 }
@@ -200,7 +210,7 @@ impl Agent for Zedmanager {
             Event::Snapshot(change) => object_lane(change, |status| status.app),
             Event::Preflight(change) => object_lane(change, |status| status.app),
             Event::Domain(change) => object_lane(change, |status| status.app),
-            Event::StartDelayOver(app) | Event::Local(app, _) => Lane::object(app),
+            Event::StartDelayOver(app) | Event::Local(LocalOrder { app, .. }) => Lane::object(app),
             Event::Scanned(_) | Event::ModeChanged => Lane::Agent,
         }
     }

@@ -23,6 +23,7 @@ pub struct Sources<'a> {
     pub lost_row: Option<ErrorReport>,
     /// The guard in effect.
     pub guard: EffectiveGuard,
+    pub local_order: u64,
     /// What is to be told of the guard and the tags ([000] L6).
     pub notices: Vec<ErrorReport>,
 }
@@ -48,6 +49,7 @@ pub fn build(state: &AppInstanceState, sources: &Sources<'_>) -> AppInstanceStat
         operation: state.operation.clone(),
         snapshots: snapshots(state, sources.received),
         guard: sources.guard.clone(),
+        local_order: sources.local_order,
     }
 }
 

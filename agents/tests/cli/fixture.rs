@@ -64,6 +64,24 @@ impl StandingNode {
         self.api.see(Seen::AppState(Change::Modified { old, new }), at(100));
     }
 
+    /// From now on local settings of `db` are taken in, as zedmanager would.
+    pub fn obey(&self) {
+        let api = self.api.clone();
+        self.api.take_orders(move |order| {
+            let mut local = LocalAppSettings::none(order.app);
+            local.apply(&order.change, &AppGuard::default());
+            let old = Arc::new(db_status(SwState::Running));
+            let guard = effective(&AppGuard::default(), Some(&local));
+            let new = AppInstanceStatus { guard, local_order: order.number, ..(*old).clone() };
+            let api = api.clone();
+            // Not in the API's own time: zedmanager is another thread.
+            std::thread::spawn(move || {
+                api.see(Seen::App(Change::Modified { old, new: Arc::new(new) }), at(90))
+            });
+            true
+        });
+    }
+
     pub fn stop(&mut self) {
         drop(self.stop.take());
         if let Some(thread) = self.thread.take() {
@@ -175,6 +193,7 @@ fn db_status(state: SwState) -> AppInstanceStatus {
         operation: None,
         snapshots: SnapshottingStatus { max_snapshots: 3, ..SnapshottingStatus::default() },
         guard: EffectiveGuard::default(),
+        local_order: 0,
     }
 }
 
@@ -190,6 +209,7 @@ fn web_status() -> AppInstanceStatus {
         operation: None,
         snapshots: SnapshottingStatus::default(),
         guard: EffectiveGuard::default(),
+        local_order: 0,
     }
 }
 

@@ -32,6 +32,39 @@ fn wrong_usage_is_exit_code_2() {
     }
 }
 
+/// [000]: an unknown state, a bad tag, nothing to do, an unknown application; nothing is asked of the node for the first.
+#[test]
+fn a_wrong_setting_of_an_application_is_told_and_nothing_changes() {
+    let node = StandingNode::start();
+    let table: [(&[&str], u8, &str); 6] = [
+        (&["app", "set", "db", "--ha-state", "paused"], 2, "\"paused\" is no high-availability state"),
+        (&["app", "set", "db", "--tag", "two words"], 2, "\"two words\" is no tag"),
+        (&["app", "set", "db", "--tag", "x", "--untag", "x"], 2, "set and taken away at once"),
+        (&["app", "set", "db"], 2, "nothing is to be changed"),
+        (&["app", "set", "nobody", "--tag", "x"], 4, "\"nobody\""),
+        (&["app", "set", "db", "--tag", "x"], 1, "not ready for orders"),
+    ];
+    for (arguments, code, named) in table {
+        let ran = ask(&node.socket, arguments);
+        assert_eq!(i32::from(code), ran.code, "{arguments:?}: {}", ran.err);
+        assert!(ran.err.contains(named), "{arguments:?}: {}", ran.err);
+    }
+}
+
+/// What guards an application is set on the node, confirmed when it is taken in, and shown as local.
+#[test]
+fn local_settings_are_confirmed_and_shown() {
+    let node = StandingNode::start();
+    node.obey();
+    let set = ask(&node.socket, &["app", "set", "db", "--ha-state", "ignored", "--tag", "force_rollback"]);
+    assert_eq!((set.code, set.err.as_str()), (0, ""));
+    assert!(set.out.contains("ignored (local)") && set.out.contains("force_rollback (local)"), "{}", set.out);
+    let apps = ask(&node.socket, &["apps"]).out;
+    assert!(apps.contains("ignored (local)"), "{apps}");
+    let json = ask(&node.socket, &["apps", "db", "--json"]).out;
+    assert!(json.contains("\"ha_state_is_local\":true"), "{json}");
+}
+
 #[test]
 fn a_wrong_setting_is_named_with_its_place() {
     let variable =
