@@ -46,8 +46,10 @@ impl Program {
         for member in group {
             arguments.extend([member.dataset.to_string(), member.name.to_string()]);
             for one in agreed.iter().filter(|one| one.dataset == member.dataset) {
-                // The kernel's Lua knows signed numbers only.
-                arguments.extend([AGREED.to_owned(), one.name.clone(), one.guid.cast_signed().to_string()]);
+                // The kernel's Lua knows signed numbers only. The `zfs` command takes whatever begins with a hyphen for an
+                // option of its own, wherever it stands; so neither the number nor a name is given alone.
+                let guid = format!("guid:{}", one.guid.cast_signed());
+                arguments.extend([AGREED.to_owned(), format!("{}@{}", one.dataset, one.name), guid]);
             }
         }
         Program { what: "rolling back", text: include_str!("rollback.lua"), arguments, changes: true }
@@ -176,6 +178,17 @@ mod tests {
         for nonsense in ["", "done\t", "errno\tp/v\tx", "ok", "newer\tp/v@s\t12", "newer\tp/v@s\tx\tp/v@t"] {
             assert!(matches!(read_done("x", nonsense), Err(ZfsError::Unreadable { .. })), "{nonsense:?}");
         }
+    }
+
+    #[test]
+    fn no_argument_of_a_rollback_looks_like_an_option() {
+        let dataset = Dataset::parse("p/v").expect("a name");
+        let name = crate::SnapshotName::parse("holdfast-s").expect("a name");
+        let group = [SnapshotOf::new(dataset.clone(), name).expect("a snapshot")];
+        let agreed = [AgreedOf { dataset, name: "-rf".to_owned(), guid: u64::MAX }];
+        let program = Program::rollback(&group, &agreed, "token");
+        let arguments = ["holdfast:reverted", "token", "p/v", "holdfast-s", "agreed", "p/v@-rf", "guid:-1"];
+        assert_eq!(program.arguments, arguments);
     }
 
     #[test]

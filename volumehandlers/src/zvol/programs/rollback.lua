@@ -1,6 +1,7 @@
 -- Makes each volume's content its snapshot's, and sets its property, all in one transaction group, or does nothing. Newer snapshots
 -- that were agreed to, by name and guid, are destroyed in it; any other that is newer stops everything.
--- Arguments: property, value, then dataset and snapshot's name, followed by "agreed", name and guid of each, again and again.
+-- Arguments: property, value, then dataset and snapshot's name, followed by "agreed", dataset@snapshot and "guid:" with it for
+-- each, again and again.
 local given = ...
 local argv = given["argv"]
 local function argument(at)
@@ -16,7 +17,7 @@ while argument(at) do
     local member = { dataset = dataset, target = dataset .. "@" .. argument(at + 1), agreed = {}, going = {} }
     at = at + 2
     while argument(at) == "agreed" do
-        member.agreed[dataset .. "@" .. argument(at + 1)] = argument(at + 2)
+        member.agreed[argument(at + 1)] = argument(at + 2)
         at = at + 3
     end
     members[#members + 1] = member
@@ -31,7 +32,7 @@ for _, member in ipairs(members) do
         local other_made_in = zfs.get_prop(other, "createtxg")
         if other_made_in > made_in then
             local guid = zfs.get_prop(other, "guid")
-            if member.agreed[other] == tostring(guid) then
+            if member.agreed[other] == "guid:" .. tostring(guid) then
                 member.going[#member.going + 1] = other
             else
                 -- They come in no order: whoever reads it sorts them.
