@@ -17,6 +17,7 @@ use std::any::Any;
 use std::ffi::OsString;
 use std::fmt;
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 /// File calls of the node. Object-safe, synchronous; callers run it off the event loop when it may be slow.
@@ -34,6 +35,20 @@ pub trait Disk: Send + Sync + fmt::Debug {
     /// Writes at an offset, creating the file (mode 0600) if missing; a gap reads as zeros. Not durable. After a
     /// failure, any part of the bytes may have been written.
     fn write_at(&self, path: &Path, offset_bytes: u64, bytes: &[u8]) -> io::Result<()>;
+
+    /// Makes an empty file share all bytes of another, without copying them, until either is written to. Not durable. False, and
+    /// nothing has changed, where the file system does not share (as any may say of itself, and this by default does).
+    fn share_content(&self, from: &Path, to: &Path) -> io::Result<bool> {
+        let _ = (from, to);
+        Ok(false)
+    }
+
+    /// The next bytes at or behind `from_bytes` that may be anything but zeros, as far as the file system knows without
+    /// reading; `None` if there are none to the file's end. By default, all that follow.
+    fn next_data(&self, path: &Path, from_bytes: u64) -> io::Result<Option<Range<u64>>> {
+        let _ = path;
+        Ok(Some(from_bytes..u64::MAX))
+    }
 
     /// Cuts or extends (with zeros) the file to this size. Not durable.
     fn truncate(&self, path: &Path, size_bytes: u64) -> io::Result<()>;

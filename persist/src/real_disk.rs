@@ -7,10 +7,12 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::ops::Range;
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
 use rustix::fs::{FlockOperation, OFlags};
+use rustix::io::Errno;
 
 use crate::disk::{DirEntry, Disk, DiskLock, EntryKind, Metadata, Space, named};
 
@@ -49,6 +51,22 @@ impl Disk for RealDisk {
             .open(path)
             .and_then(|file| file.write_all_at(bytes, offset_bytes))
             .map_err(|e| named("write", path, e))
+    }
+
+    fn share_content(&self, from: &Path, to: &Path) -> io::Result<bool> {
+        let shared = File::open(from)
+            .and_then(|from| Ok((from, OpenOptions::new().write(true).open(to)?)))
+            .map(|(from, to)| rustix::fs::ioctl_ficlone(&to, &from));
+        match shared.map_err(|e| named("share the content of", from, e))? {
+            Ok(()) => Ok(true),
+            // The file system has no such thing, or not between these two.
+            Err(Errno::OPNOTSUPP | Errno::NOTTY | Errno::NOSYS | Errno::INVAL | Errno::XDEV) => Ok(false),
+            Err(errno) => Err(named("share the content of", from, errno.into())),
+        }
+    }
+
+    fn next_data(&self, path: &Path, from_bytes: u64) -> io::Result<Option<Range<u64>>> {
+        next_data_of(path, from_bytes).map_err(|e| named("look for data in", path, e))
     }
 
     fn truncate(&self, path: &Path, size_bytes: u64) -> io::Result<()> {
@@ -125,6 +143,19 @@ impl Disk for RealDisk {
             .map_err(|e| named("lock", path, e.into()))?;
         Ok(DiskLock::new(path, file))
     }
+}
+
+fn next_data_of(path: &Path, from_bytes: u64) -> io::Result<Option<Range<u64>>> {
+    let file = File::open(path)?;
+    let begin = match rustix::fs::seek(&file, rustix::fs::SeekFrom::Data(from_bytes)) {
+        Ok(begin) => begin,
+        Err(Errno::NXIO) => return Ok(None),
+        // All of it is data, for all that is known.
+        Err(Errno::INVAL | Errno::OPNOTSUPP) => return Ok(Some(from_bytes..u64::MAX)),
+        Err(errno) => return Err(errno.into()),
+    };
+    let end = rustix::fs::seek(&file, rustix::fs::SeekFrom::Hole(begin))?;
+    Ok(Some(begin..end))
 }
 
 fn read_part(path: &Path, offset_bytes: u64, len_bytes: usize) -> io::Result<Vec<u8>> {

@@ -88,6 +88,10 @@ pub enum VolumeError {
     #[error("volume {}", volume.display())]
     Name { volume: PathBuf, source: InvalidName },
 
+    /// [004] M5: of a parameter that an operator gave.
+    #[error("volume {}: the parameter {key} is refused: {reason}", volume.display())]
+    Parameter { volume: PathBuf, key: String, reason: String },
+
     /// The tool reported success, and storage shows something else.
     #[error("volume {}: {what}", volume.display())]
     NotConfirmed { volume: PathBuf, what: String },
@@ -212,6 +216,7 @@ impl VolumeError {
             | VolumeError::NoSuchSnapshot { volume, .. }
             | VolumeError::AmbiguousSnapshot { volume, .. }
             | VolumeError::Name { volume, .. }
+            | VolumeError::Parameter { volume, .. }
             | VolumeError::NotConfirmed { volume, .. }
             | VolumeError::NoSpace { volume, .. }
             | VolumeError::OutOfSpace { volume, .. }
@@ -251,7 +256,8 @@ impl VolumeError {
             | VolumeError::Different { .. }
             | VolumeError::NoSuchSnapshot { .. }
             | VolumeError::AmbiguousSnapshot { .. }
-            | VolumeError::Name { .. } => false,
+            | VolumeError::Name { .. }
+            | VolumeError::Parameter { .. } => false,
         }
     }
 }

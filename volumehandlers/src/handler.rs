@@ -14,7 +14,7 @@
 //!
 //! One caller per volume at a time; different volumes may be worked on at the same time.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 use std::path::{Path, PathBuf};
 
@@ -50,8 +50,13 @@ pub trait VolumeHandler: Send + Sync + Debug {
     /// What the volume is now. Also answers while a guest uses it; the numbers are then a moment's.
     fn facts(&self, volume: &Path) -> Result<VolumeFacts, VolumeError>;
 
-    /// Would this be possible? Reads only ([003] B3). The first reason against it is the error.
+    /// Would this be possible? Reads only ([003] B3). The first reason against it is the error; too little
+    /// [`VolumeHandler::space`] is one.
     fn preflight(&self, volume: &Path, preflight: &Preflight) -> Result<(), VolumeError>;
+
+    /// What the step needs at most, and what is free for it ([000] L8). Reads only, also while a guest runs. A deletion needs
+    /// nothing, so that a full disk can always be freed.
+    fn space(&self, volume: &Path, action: &Action) -> Result<Space, VolumeError>;
 
     /// Everything that stands in the way of a rollback to `to`, as storage orders it ([000] L3); nothing on a backend where
     /// newer snapshots do not block (L4). `leaving` will be gone by then, and blocks only where it cannot go. Reads only, also
@@ -100,6 +105,39 @@ pub trait VolumeHandler: Send + Sync + Debug {
         name: &SnapshotName,
         cx: &HandlerCx<'_>,
     ) -> Result<Ensured<()>, VolumeError>;
+
+    /// Makes a fresh volume at `to`, whole and durable, with the snapshot's content ([004] M2): what a backend offers that
+    /// cannot revert in place, and only such a one; the others answer [`VolumeError::Unsupported`]. `to` lies in the directory
+    /// of `volume`. Neither the volume nor the snapshot is touched, and the volume may be gone. There already and of the
+    /// snapshot's size: `Unchanged`; so it is not for a volume that is in force.
+    ///
+    /// A crash in the middle leaves nothing at `to`, and maybe an unfinished temporary, which the next call replaces.
+    fn clone_from_snapshot(
+        &self,
+        volume: &Path,
+        name: &SnapshotName,
+        to: &Path,
+        parameters: &Parameters,
+        cx: &HandlerCx<'_>,
+    ) -> Result<Ensured<VolumeFacts>, VolumeError>;
+
+    /// Gives all snapshots of one volume to another, which was cloned from one of them: afterwards they are listed there, and
+    /// the first can be destroyed alone ([004] M2). Durable after `Ok`; a crash in the middle has given some of them, and the
+    /// next call gives the rest. [`VolumeError::Unsupported`] where [`VolumeHandler::clone_from_snapshot`] is.
+    fn adopt_snapshots(&self, from: &Path, to: &Path) -> Result<Ensured<()>, VolumeError>;
+
+    /// Refuses parameters that this backend does not know, or whose values it does not take ([004] M5). One that reverts in
+    /// place knows none.
+    fn check_parameters(&self, volume: &Path, parameters: &Parameters) -> Result<(), VolumeError> {
+        match parameters.keys().next() {
+            None => Ok(()),
+            Some(key) => Err(VolumeError::Parameter {
+                volume: volume.to_path_buf(),
+                key: key.clone(),
+                reason: format!("the handler {} knows no parameters", self.name()),
+            }),
+        }
+    }
 
     /// All snapshots in the volume, also foreign ones, in the order storage made them.
     fn list_snapshots(&self, volume: &Path) -> Result<Vec<FoundSnapshot>, VolumeError>;
@@ -171,6 +209,9 @@ impl GroupMember {
         GroupMember { volume: volume.to_path_buf(), name: name.clone(), agreed: BTreeSet::new() }
     }
 }
+
+/// An operator's wishes to a backend, by name ([004] M5, `driver_params`).
+pub type Parameters = BTreeMap<String, String>;
 
 /// What a backend can do at all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -267,6 +308,29 @@ pub enum Action {
     DeleteSnapshot {
         name: SnapshotName,
     },
+    /// [`VolumeHandler::clone_from_snapshot`].
+    Clone {
+        from: SnapshotName,
+    },
+}
+
+/// What a step needs, and what there is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Space {
+    /// At most; a rollback's includes the safety snapshot that is cut before it.
+    pub needed_bytes: u64,
+    pub free_bytes: u64,
+}
+
+impl Space {
+    /// Refuses early what would run out of room late.
+    pub fn sufficient(self, volume: &Path) -> Result<(), VolumeError> {
+        let Space { needed_bytes, free_bytes } = self;
+        match free_bytes >= needed_bytes {
+            true => Ok(()),
+            false => Err(VolumeError::NoSpace { volume: volume.to_path_buf(), needed_bytes, free_bytes }),
+        }
+    }
 }
 
 /// A snapshot that was made or found by [`VolumeHandler::create_snapshot`].

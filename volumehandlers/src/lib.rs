@@ -30,8 +30,8 @@ pub mod zvol;
 pub use context::HandlerCx;
 pub use error::{ToolError, VolumeError};
 pub use handler::{
-    Action, Capabilities, Ensured, FoundSnapshot, FoundVolume, GroupMember, Preflight, Repaired,
-    SnapshotMeta, Source, VolumeFacts, VolumeGroup, VolumeHandler, VolumeSpec,
+    Action, Capabilities, Ensured, FoundSnapshot, FoundVolume, GroupMember, Parameters, Preflight, Repaired,
+    SnapshotMeta, Source, Space, VolumeFacts, VolumeGroup, VolumeHandler, VolumeSpec,
 };
 pub use name::SnapshotName;
 pub use placement::{Placed, Placement, stored_format};

@@ -10,10 +10,16 @@
 
 use std::fmt;
 
+use chrono::NaiveDateTime;
 use holdfast_types::error::Timestamp;
 
 /// Begins every name that this node chooses.
 pub const PREFIX: &str = "holdfast-";
+
+/// Follows the prefix in the name of a safety snapshot.
+const SAFETY: &str = "safety-";
+/// UTC.
+const TIME_FORMAT: &str = "%Y%m%dT%H%M%SZ";
 
 /// QEMU keeps 255 bytes of a name and would cut a longer one silently.
 pub const LONGEST_BYTES: usize = 255;
@@ -33,12 +39,12 @@ pub struct InvalidName {
 impl SnapshotName {
     /// A new name: `of` is what it belongs to (the snapshot's id), `at` the moment it was chosen.
     pub fn choose(of: &impl fmt::Display, at: &Timestamp) -> Self {
-        SnapshotName(format!("{PREFIX}{}-{of}", at.format("%Y%m%dT%H%M%SZ")))
+        SnapshotName(format!("{PREFIX}{}-{of}", at.format(TIME_FORMAT)))
     }
 
     /// The same for the safety snapshot of a rollback.
     pub fn choose_safety(of: &impl fmt::Display, at: &Timestamp) -> Self {
-        SnapshotName(format!("{PREFIX}safety-{}-{of}", at.format("%Y%m%dT%H%M%SZ")))
+        SnapshotName(format!("{PREFIX}{SAFETY}{}-{of}", at.format(TIME_FORMAT)))
     }
 
     /// A name read from a record.
@@ -51,6 +57,13 @@ impl SnapshotName {
 
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// The moment in a name that this node has chosen.
+    pub fn chosen_at(&self) -> Option<Timestamp> {
+        let rest = self.0.strip_prefix(PREFIX)?;
+        let (time, _) = rest.strip_prefix(SAFETY).unwrap_or(rest).split_once('-')?;
+        NaiveDateTime::parse_from_str(time, TIME_FORMAT).ok().map(|time| time.and_utc())
     }
 
     /// True if this node may have chosen it.
@@ -91,7 +104,12 @@ mod tests {
         let name = SnapshotName::choose(&"11111111-2222-3333-4444-555555555555", &at);
         assert_eq!(name.as_str(), "holdfast-20260102T030405Z-11111111-2222-3333-4444-555555555555");
         assert!(name.is_ours() && SnapshotName::parse(name.as_str()).is_ok());
-        assert_ne!(SnapshotName::choose_safety(&"11111111-2222-3333-4444-555555555555", &at), name);
+        let safety = SnapshotName::choose_safety(&"11111111-2222-3333-4444-555555555555", &at);
+        assert_ne!(safety, name);
+        assert_eq!((name.chosen_at(), safety.chosen_at()), (Some(at), Some(at)));
+        for text in ["daily", "holdfast-s", "holdfast-x-y", "holdfast-99999999T000000Z-y"] {
+            assert_eq!(SnapshotName::parse(text).expect("a name").chosen_at(), None, "{text}");
+        }
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //!   place (placement.rs)              handler
 //!   below /dev/zvol                   ZvolHandler
 //!   a file, qcow2                     Qcow2Handler
-//!   a file, raw or iso                FileHandler, no snapshots
+//!   a file, raw or iso                FileHandler, without snapshots unless they are wanted
 //!   anything else                     refused by name
 //! ```
 
@@ -70,6 +70,12 @@ impl Registry {
             qcow2: Arc::new(Qcow2Handler::new(disk, tool)),
             zvol,
         }
+    }
+
+    /// Raw disks get snapshots, as files beside them. For a caller that reverts by cloning: they cannot be reverted in place.
+    pub fn with_raw_snapshots(mut self, disk: Arc<dyn Disk>, tool: Arc<dyn ImageTool>) -> Self {
+        self.raw = Arc::new(FileHandler::new(disk, tool, Format::Raw).with_snapshot_files());
+        self
     }
 
     /// Where volumes go.

@@ -10,6 +10,7 @@
 //! the volume's, so that the next try finds and replaces it; the prefix is the one all of persist uses.
 
 use std::ffi::OsString;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -19,9 +20,24 @@ use holdfast_types::volume::Format;
 
 use crate::context::HandlerCx;
 use crate::error::VolumeError;
-use crate::handler::FoundVolume;
+use crate::handler::{FoundVolume, Space};
 
 const COPY_CHUNK_BYTES: usize = 1 << 20;
+
+/// The parameter that chooses a [`CloneMethod`] ([004] M5).
+pub(crate) const METHOD: &str = "copy-method";
+
+/// How the bytes of one file get into another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum CloneMethod {
+    /// Shared where the file system can, else copied.
+    #[default]
+    Auto,
+    /// Shared, or refused.
+    Reflink,
+    /// Copied, holes left out: the new file has its own bytes.
+    Copy,
+}
 
 /// The file calls that all file-backed handlers share.
 #[derive(Debug, Clone)]
@@ -58,14 +74,24 @@ impl Staging {
         volume: &Path,
         build: impl FnOnce(&Path) -> Result<(), VolumeError>,
     ) -> Result<(), VolumeError> {
-        let temporary = temporary_of(volume);
-        self.remove_temporary(volume)?;
+        self.build_at(volume, volume, build)
+    }
+
+    /// The same for a file at another place; errors name the volume.
+    pub fn build_at(
+        &self,
+        volume: &Path,
+        place: &Path,
+        build: impl FnOnce(&Path) -> Result<(), VolumeError>,
+    ) -> Result<(), VolumeError> {
+        let temporary = temporary_of(place);
+        self.remove_temporary(place)?;
         let placed = self
             .disk
             .create_new(&temporary, b"", FILE_MODE)
             .map_err(|e| VolumeError::from_io(volume, "creation", e))
             .and_then(|()| build(&temporary))
-            .and_then(|()| self.place(&temporary, volume));
+            .and_then(|()| self.place(&temporary, place));
         if placed.is_err() {
             // Frees the room at once; if it fails too, the next try or a sweep does it.
             let _ = self.disk.remove_file(&temporary);
@@ -83,7 +109,17 @@ impl Staging {
 
     /// Makes what was found under the volume's name durable: who renamed it may have died before the sync.
     pub fn settle(&self, volume: &Path) -> Result<(), VolumeError> {
-        self.sync(volume)?;
+        self.settle_at(volume, volume)
+    }
+
+    /// The same for a file at another place in its directory; errors name the volume.
+    pub fn settle_at(&self, volume: &Path, place: &Path) -> Result<(), VolumeError> {
+        self.disk.sync_file(place).map_err(|e| VolumeError::from_io(volume, "making it durable", e))?;
+        self.settle_names(volume)
+    }
+
+    /// Makes the names in the volume's directory durable.
+    pub fn settle_names(&self, volume: &Path) -> Result<(), VolumeError> {
         self.disk
             .sync_dir(directory_of(volume))
             .map_err(|e| VolumeError::from_io(volume, "making its name durable", e))
@@ -104,22 +140,28 @@ impl Staging {
 
     /// Makes the file and its temporary not exist, durably.
     pub fn remove(&self, volume: &Path) -> Result<(), VolumeError> {
-        self.remove_temporary(volume)?;
-        crashsafe::remove_durable(self.disk(), volume)
+        self.remove_at(volume, volume)
+    }
+
+    /// The same for a file at another place; errors name the volume.
+    pub fn remove_at(&self, volume: &Path, place: &Path) -> Result<(), VolumeError> {
+        self.remove_temporary(place)?;
+        crashsafe::remove_durable(self.disk(), place)
             .map_err(|e| VolumeError::from_io(volume, "destruction", e))
     }
 
-    /// Refuses early what would run out of room late.
-    pub fn need_space(&self, volume: &Path, needed_bytes: u64) -> Result<(), VolumeError> {
+    /// A need, and the room where the volume lies.
+    pub fn space_for(&self, volume: &Path, needed_bytes: u64) -> Result<Space, VolumeError> {
         let space = self
             .disk
             .space(directory_of(volume))
             .map_err(|e| VolumeError::from_io(volume, "measuring free space", e))?;
-        if space.free_bytes >= needed_bytes {
-            return Ok(());
-        }
-        let volume = volume.to_path_buf();
-        Err(VolumeError::NoSpace { volume, needed_bytes, free_bytes: space.free_bytes })
+        Ok(Space { needed_bytes, free_bytes: space.free_bytes })
+    }
+
+    /// Refuses early what would run out of room late.
+    pub fn need_space(&self, volume: &Path, needed_bytes: u64) -> Result<(), VolumeError> {
+        self.space_for(volume, needed_bytes)?.sufficient(volume)
     }
 
     /// Copies a file's bytes into `to` (an empty file), leaving out zeros, so that what is sparse stays sparse.
@@ -134,24 +176,56 @@ impl Staging {
         let missing = || VolumeError::Missing { volume: from.to_path_buf() };
         let length = self.disk.metadata(from).map_err(fail)?.ok_or_else(missing)?.size_bytes;
         let mut offset = 0;
-        while offset < length {
-            if cx.cancelled() {
-                return Err(VolumeError::Cancelled {
+        while offset < length
+            && let Some(data) = self.disk.next_data(from, offset).map_err(fail)?
+        {
+            offset = data.start.max(offset);
+            let end = data.end.min(length);
+            while offset < end {
+                if cx.cancelled() {
+                    let step = "copying the image";
+                    return Err(VolumeError::Cancelled { volume: volume.to_path_buf(), step });
+                }
+                let chunk_bytes = COPY_CHUNK_BYTES.min((end - offset) as usize);
+                let bytes = self.disk.read_at(from, offset, chunk_bytes).map_err(fail)?;
+                if bytes.is_empty() {
+                    return Err(fail(io::ErrorKind::UnexpectedEof.into()));
+                }
+                if bytes.iter().any(|byte| *byte != 0) {
+                    self.disk.write_at(to, offset, &bytes).map_err(fail)?;
+                }
+                offset += bytes.len() as u64;
+                cx.progress((offset.saturating_mul(100) / length).min(100) as u8);
+            }
+        }
+        cx.progress(100);
+        self.disk.truncate(to, length).map_err(fail)
+    }
+
+    /// The same, by sharing the bytes where the file system can and `method` lets it.
+    pub fn clone_file(
+        &self,
+        volume: &Path,
+        from: &Path,
+        to: &Path,
+        method: CloneMethod,
+        cx: &HandlerCx<'_>,
+    ) -> Result<(), VolumeError> {
+        if method != CloneMethod::Copy {
+            let shared = self.disk.share_content(from, to);
+            if shared.map_err(|e| VolumeError::from_io(volume, "sharing the image's content", e))? {
+                cx.progress(100);
+                return Ok(());
+            }
+            if method == CloneMethod::Reflink {
+                return Err(VolumeError::Parameter {
                     volume: volume.to_path_buf(),
-                    step: "copying the image",
+                    key: METHOD.to_owned(),
+                    reason: "the file system cannot share what files hold".to_owned(),
                 });
             }
-            let bytes = self.disk.read_at(from, offset, COPY_CHUNK_BYTES).map_err(fail)?;
-            if bytes.is_empty() {
-                break;
-            }
-            if bytes.iter().any(|byte| *byte != 0) {
-                self.disk.write_at(to, offset, &bytes).map_err(fail)?;
-            }
-            offset += bytes.len() as u64;
-            cx.progress((offset.saturating_mul(100) / length).min(100) as u8);
         }
-        self.disk.truncate(to, length).map_err(fail)
+        self.copy_sparse(volume, from, to, cx)
     }
 
     /// Volumes of these formats in the directory, with unfinished ones, sorted by location.
@@ -182,7 +256,7 @@ pub(crate) fn temporary_of(volume: &Path) -> PathBuf {
     volume.with_file_name(name)
 }
 
-fn directory_of(volume: &Path) -> &Path {
+pub(crate) fn directory_of(volume: &Path) -> &Path {
     match volume.parent() {
         Some(parent) if parent != Path::new("") => parent,
         _ => Path::new("."),

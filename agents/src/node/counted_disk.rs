@@ -1,6 +1,7 @@
 //! A disk that counts what it makes durable, for the metrics; otherwise the disk it stands for.
 
 use std::io;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -37,6 +38,12 @@ impl Disk for CountedDisk {
     }
     fn write_at(&self, path: &Path, offset_bytes: u64, bytes: &[u8]) -> io::Result<()> {
         self.disk.write_at(path, offset_bytes, bytes)
+    }
+    fn share_content(&self, from: &Path, to: &Path) -> io::Result<bool> {
+        self.disk.share_content(from, to)
+    }
+    fn next_data(&self, path: &Path, from_bytes: u64) -> io::Result<Option<Range<u64>>> {
+        self.disk.next_data(path, from_bytes)
     }
     fn truncate(&self, path: &Path, size_bytes: u64) -> io::Result<()> {
         self.disk.truncate(path, size_bytes)

@@ -42,8 +42,8 @@ use holdfast_types::{AgreedSnapshot, Blocker};
 use crate::context::HandlerCx;
 use crate::error::{ToolError, VolumeError};
 use crate::handler::{
-    Action, Capabilities, Ensured, FoundSnapshot, FoundVolume, Preflight, Repaired, SnapshotMeta,
-    VolumeFacts, VolumeHandler, VolumeSpec,
+    Action, Capabilities, Ensured, FoundSnapshot, FoundVolume, Parameters, Preflight, Repaired, SnapshotMeta,
+    Space, VolumeFacts, VolumeHandler, VolumeSpec,
 };
 use crate::name::{InvalidName, SnapshotName};
 use crate::staging::Staging;
@@ -210,14 +210,15 @@ impl VolumeHandler for Qcow2Handler {
                 return Err(damaged(volume, &report));
             }
         }
-        match &preflight.action {
-            Action::CreateSnapshot => self.staging.need_space(volume, metadata_bytes(&info)),
-            Action::Rollback { to, .. } => {
-                only_named(volume, &info, to)?;
-                self.staging.need_space(volume, metadata_bytes(&info))
-            }
-            Action::DeleteSnapshot { .. } => Ok(()),
+        if let Action::Rollback { to, .. } = &preflight.action {
+            only_named(volume, &info, to)?;
         }
+        self.staging.need_space(volume, needed_bytes(volume, &info, &preflight.action)?)
+    }
+
+    fn space(&self, volume: &Path, action: &Action) -> Result<Space, VolumeError> {
+        let info = self.info(volume, Access::Shared)?;
+        self.staging.space_for(volume, needed_bytes(volume, &info, action)?)
     }
 
     /// Never any: an older snapshot is applied while the newer stay ([000] L4).
@@ -291,6 +292,22 @@ impl VolumeHandler for Qcow2Handler {
         }
         self.staging.sync(volume)?;
         Ok(if there { Ensured::Changed(()) } else { Ensured::Unchanged(()) })
+    }
+
+    /// A rollback is done in place.
+    fn clone_from_snapshot(
+        &self,
+        volume: &Path,
+        _name: &SnapshotName,
+        _to: &Path,
+        _parameters: &Parameters,
+        _cx: &HandlerCx<'_>,
+    ) -> Result<Ensured<VolumeFacts>, VolumeError> {
+        Err(no_clone(volume))
+    }
+
+    fn adopt_snapshots(&self, from: &Path, _to: &Path) -> Result<Ensured<()>, VolumeError> {
+        Err(no_clone(from))
     }
 
     fn list_snapshots(&self, volume: &Path) -> Result<Vec<FoundSnapshot>, VolumeError> {
@@ -384,6 +401,24 @@ fn confirm_size(volume: &Path, target: &ImageSnapshot, after: &ImageInfo) -> Res
             ),
         }),
         _ => Ok(()),
+    }
+}
+
+fn needed_bytes(volume: &Path, info: &ImageInfo, action: &Action) -> Result<u64, VolumeError> {
+    match action {
+        Action::CreateSnapshot => Ok(metadata_bytes(info)),
+        // The safety snapshot comes first.
+        Action::Rollback { .. } => Ok(2 * metadata_bytes(info)),
+        Action::DeleteSnapshot { .. } => Ok(0),
+        Action::Clone { .. } => Err(no_clone(volume)),
+    }
+}
+
+fn no_clone(volume: &Path) -> VolumeError {
+    VolumeError::Unsupported {
+        volume: volume.to_path_buf(),
+        format: Format::Qcow2,
+        what: "a clone of a snapshot",
     }
 }
 

@@ -29,8 +29,8 @@ use super::{NAME, in_the_way};
 use crate::context::HandlerCx;
 use crate::error::VolumeError;
 use crate::handler::{
-    Action, Capabilities, Ensured, FoundSnapshot, FoundVolume, GroupMember, Preflight, Repaired,
-    SnapshotMeta, Source, VolumeFacts, VolumeGroup, VolumeHandler, VolumeSpec,
+    Action, Capabilities, Ensured, FoundSnapshot, FoundVolume, GroupMember, Parameters, Preflight, Repaired,
+    SnapshotMeta, Source, Space, VolumeFacts, VolumeGroup, VolumeHandler, VolumeSpec,
 };
 use crate::name::SnapshotName;
 use crate::qcow2::inspect;
@@ -106,14 +106,7 @@ impl ZvolHandler {
             .zfs
             .room(&self.root)
             .map_err(|error| VolumeError::from_zfs(volume, "looking at the pool", error))?;
-        match room.available_bytes >= needed_bytes {
-            true => Ok(()),
-            false => Err(VolumeError::NoSpace {
-                volume: volume.to_path_buf(),
-                needed_bytes,
-                free_bytes: room.available_bytes,
-            }),
-        }
+        Space { needed_bytes, free_bytes: room.available_bytes }.sufficient(volume)
     }
 
     pub(super) fn need_metadata_room(&self, volume: &Path) -> Result<(), VolumeError> {
@@ -263,16 +256,30 @@ impl VolumeHandler for ZvolHandler {
         }
         let snapshots = self.listed(volume, &dataset)?;
         match &preflight.action {
-            Action::CreateSnapshot => self.need_metadata_room(volume),
+            Action::CreateSnapshot => {}
             Action::Rollback { to, leaving, agreed } => {
                 in_the_way::of_rollback(volume, &snapshots, to, Going { leaving, agreed })?;
-                self.need_metadata_room(volume)
             }
             Action::DeleteSnapshot { name } => {
                 let one: Vec<_> = snapshots.into_iter().filter(|one| one.name == name.as_str()).collect();
-                in_the_way::refuse_kept(volume, &one)
+                in_the_way::refuse_kept(volume, &one)?;
             }
+            Action::Clone { .. } => return Err(no_clone(volume)),
         }
+        self.space(volume, &preflight.action)?.sufficient(volume)
+    }
+
+    /// What is free is so for this volume: quotas are counted.
+    fn space(&self, volume: &Path, action: &Action) -> Result<Space, VolumeError> {
+        let needed_bytes = match action {
+            Action::CreateSnapshot | Action::Rollback { .. } => METADATA_RESERVE_BYTES,
+            // ZFS keeps room for that.
+            Action::DeleteSnapshot { .. } => 0,
+            Action::Clone { .. } => return Err(no_clone(volume)),
+        };
+        let room = self.zfs.room(&self.dataset(volume)?);
+        let room = room.map_err(|error| VolumeError::from_zfs(volume, "looking at the pool", error))?;
+        Ok(Space { needed_bytes, free_bytes: room.available_bytes })
     }
 
     fn blockers(
@@ -323,6 +330,22 @@ impl VolumeHandler for ZvolHandler {
         self.delete_snapshots(&[GroupMember::new(volume, name)], cx)
     }
 
+    /// A rollback is done in place.
+    fn clone_from_snapshot(
+        &self,
+        volume: &Path,
+        _name: &SnapshotName,
+        _to: &Path,
+        _parameters: &Parameters,
+        _cx: &HandlerCx<'_>,
+    ) -> Result<Ensured<VolumeFacts>, VolumeError> {
+        Err(no_clone(volume))
+    }
+
+    fn adopt_snapshots(&self, from: &Path, _to: &Path) -> Result<Ensured<()>, VolumeError> {
+        Err(no_clone(from))
+    }
+
     fn list_snapshots(&self, volume: &Path) -> Result<Vec<FoundSnapshot>, VolumeError> {
         let dataset = self.dataset(volume)?;
         let found = self.listed(volume, &dataset)?.into_iter().map(|found| FoundSnapshot {
@@ -342,6 +365,14 @@ impl VolumeHandler for ZvolHandler {
     /// Nothing is ever half done, and nothing leaks.
     fn repair(&self, volume: &Path, _cx: &HandlerCx<'_>) -> Result<Ensured<Repaired>, VolumeError> {
         self.whole(volume).map(|_| Ensured::Unchanged(Repaired::default()))
+    }
+}
+
+fn no_clone(volume: &Path) -> VolumeError {
+    VolumeError::Unsupported {
+        volume: volume.to_path_buf(),
+        format: Format::Raw,
+        what: "a clone of a snapshot",
     }
 }
 
