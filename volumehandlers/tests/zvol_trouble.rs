@@ -131,8 +131,19 @@ fn what_fails_in_the_last_step_is_told_on_the_right_volume() {
 
 #[test]
 fn a_quota_is_reached() {
+    for above in ["", "vault", "vault/volumes"] {
+        quota_is_reached(above);
+    }
+}
+
+/// On a dataset above the volumes.
+fn quota_is_reached(above: &str) {
     let (fixture, group) = prepared();
-    fixture.operate(Operator::Quota { dataset: fixture.root(), bytes: Some(1) });
+    let dataset = match above {
+        "" => fixture.root().clone(),
+        below => fixture.root().child(below).expect("a name"),
+    };
+    fixture.operate(Operator::Quota { dataset: &dataset, bytes: Some(1) });
     let handler = fixture.handler();
     for error in [
         handler.create(&blank(&fixture, "new"), &CX()).map(drop),

@@ -101,10 +101,10 @@ impl ZvolHandler {
     }
 
     pub(super) fn need_room(&self, volume: &Path, needed_bytes: u64) -> Result<(), VolumeError> {
-        // The volume itself may not be there yet; the root is.
+        // Quotas may be set anywhere above it.
         let room = self
             .zfs
-            .room(&self.root)
+            .room(&self.dataset(volume)?)
             .map_err(|error| VolumeError::from_zfs(volume, "looking at the pool", error))?;
         Space { needed_bytes, free_bytes: room.available_bytes }.sufficient(volume)
     }

@@ -22,6 +22,7 @@ pub const MEMORY_AT_MOST_BYTES: u64 = 64 << 20;
 /// Begins what is agreed to in the arguments of a rollback; a volume's dataset has a slash in it, and is never this.
 const AGREED: &str = "agreed";
 
+const EAGAIN: i32 = 11;
 const EBUSY: i32 = 16;
 const EEXIST: i32 = 17;
 const ENOENT: i32 = 2;
@@ -131,6 +132,7 @@ fn read_line(line: &str) -> Option<ZfsSnapshot> {
 /// What the kernel's error number means. Who uses it, holds it or was cloned from it is for the caller to find out.
 pub fn of_errno(what: &str, object: &str, errno: i32) -> ZfsError {
     let object = object.to_owned();
+    let pool = || object.split(['/', '@']).next().unwrap_or_default().to_owned();
     match errno {
         ENOENT => ZfsError::Missing { object },
         EEXIST if object.contains('@') => ZfsError::HasClones { object, clones: Vec::new() },
@@ -139,7 +141,8 @@ pub fn of_errno(what: &str, object: &str, errno: i32) -> ZfsError {
         EBUSY => ZfsError::Busy { object, user: "its device is open".to_owned() },
         ENOSPC => ZfsError::NoSpace { object },
         EDQUOT => ZfsError::Quota { object },
-        EROFS => ZfsError::ReadOnly { pool: object.split(['/', '@']).next().unwrap_or_default().to_owned() },
+        EROFS => ZfsError::ReadOnly { pool: pool() },
+        EAGAIN => ZfsError::Suspended { pool: pool() },
         ENAMETOOLONG => ZfsError::NameTooLong { object },
         _ => ZfsError::Failed { what: format!("{what} ({object})"), said: errno_text(errno) },
     }
