@@ -17,7 +17,7 @@ use holdfast_tests::zfs_guest::ZfsGuest;
 use holdfast_tests::zfs_guest::trial::Trial;
 
 /// Test targets that mean something on ZFS, and what goes to each; the longest first. What tests fakes needs no guest.
-const TRIALS: [(&str, &str); 4] = [
+const TRIALS: [(&str, &str); 5] = [
     // ZFS volumes by each way to speak to ZFS.
     ("zvol_real", "zfs_command"),
     ("zvol_real", "--skip the_fake --skip zfs_command"),
@@ -25,6 +25,8 @@ const TRIALS: [(&str, &str); 4] = [
     ("stories", "pool:: --test-threads=1"),
     // The qcow2 suite with its images on a ZFS file system.
     ("conformance", "--skip the_fake"),
+    // Pools of their own, which they bring into trouble.
+    ("zvol_real_trouble", "--test-threads=1"),
 ];
 
 /// Runs tests on real OpenZFS, inside guests

@@ -47,6 +47,22 @@ impl PoolDisk {
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
         zfs(&words).expect("the pool lets the operator do it");
     }
+
+    /// Names of the volume's snapshots, oldest first.
+    pub fn snapshots(&self, device: &Path) -> Vec<String> {
+        snapshots(device)
+    }
+
+    /// From now on volumes may take what they take, and no more; or as much as the pool has.
+    pub fn limit_volumes(&self, limited: bool) {
+        let vault = format!("{}/vault", self.dataset);
+        // What was written is counted with the transaction group it is in.
+        zfs(&["snapshot", &format!("{vault}@counted")]).expect("cut");
+        zfs(&["destroy", &format!("{vault}@counted")]).expect("gone");
+        let used = zfs(&["get", "-H", "-p", "-o", "value", "used", &vault]).expect("counted");
+        let quota = if limited { used.trim() } else { "none" };
+        zfs(&["set", &format!("quota={quota}"), &vault]).expect("set");
+    }
 }
 
 impl Drop for PoolDisk {
@@ -58,7 +74,7 @@ impl Drop for PoolDisk {
     }
 }
 
-/// Names of the volume's snapshots, oldest first; none of one that is just being removed.
+/// None of a volume that is just being removed.
 pub(super) fn snapshots(device: &Path) -> Vec<String> {
     let words = ["list", "-H", "-t", "snapshot", "-o", "name", "-s", "createtxg", "-d", "1", dataset(device)];
     match zvol::ask("zfs", &words) {

@@ -1,7 +1,11 @@
 //! The node with its persist directory on a pool, told on real OpenZFS: `make zfs-test` runs these in its guest.
 
 use holdfast_agents::settings::ZfsChoice;
+use holdfast_agents::wire::info::ErrorInfo;
 use holdfast_tests::story::*;
+
+/// A state of the report.
+const RUNNING: i32 = 7;
 
 /// Version 1 runs on two ZFS volumes, by this way to speak to ZFS; the data holds `a`.
 fn deployed(zfs: ZfsChoice) -> Option<Story> {
@@ -75,32 +79,78 @@ fn the_long_chain_with_an_image_and_a_zfs_volume() {
     story.expect_nothing_left();
 }
 
-/// [000] L, K5: what is not ours is named, nothing of it is destroyed, and the application goes on as it was. Once the operator
-/// has taken it away, the same rollback goes through.
+/// Something is in the way of the rollback to snapshot 1: the error says so and names the volume, and the application goes on
+/// as it was, guest and content (I16).
+fn expect_refused(story: &Story, words: &str) {
+    let starts = story.guest_starts();
+    expect_as_it_was(story, words);
+    assert_eq!(story.guest_starts(), starts, "{words}: the guest was left alone");
+}
+
+fn expect_as_it_was(story: &Story, words: &str) {
+    story.roll_back(1);
+    story.expect_app("the volume and what is in its way", |app| {
+        let told = |error: &&ErrorInfo| {
+            error.description.contains(words) && error.description.contains(&DATA.to_string())
+        };
+        app.state == RUNNING && app.app_version == "2" && app.app_err.iter().find(told).is_some()
+    });
+    story.expect_undisturbed();
+    story.expect_failed(1, words);
+    story.expect_content(DATA, 1, b'b');
+    story.expect_content(IMAGE, 2, b'2');
+}
+
+/// [000] L, K5, K6: what somebody else made or uses is named, and nothing of it is destroyed. Once it is taken away, the
+/// same rollback goes through.
 #[test]
 fn what_stands_in_the_way_of_a_rollback_is_named_and_the_application_goes_on() {
     let Some(story) = upgraded() else { return };
     let device = story.image(DATA, 1);
     let pool = story.pool.as_ref().expect("on a pool");
-    let (make, take_away): (&[&[&str]], &[&[&str]]) = (
-        &[&["snapshot", "%@daily"], &["hold", "backup", "%@daily"]],
-        &[&["release", "backup", "%@daily"], &["destroy", "%@daily"]],
-    );
-    make.iter().for_each(|words| pool.operate(&device, words));
-    let starts = story.guest_starts();
-    story.roll_back(1);
-    story.expect_app_error("daily");
-    story.expect_app_error(&DATA.to_string());
-    story.expect_undisturbed();
-    story.expect_running("2");
-    assert_eq!(story.guest_starts(), starts, "the guest was left alone (I16)");
-    story.expect_failed(1, "daily");
-    story.expect_content(DATA, 1, b'b');
-    story.expect_content(IMAGE, 2, b'2');
+    let zfs = |words: &[&str]| pool.operate(&device, words);
 
-    take_away.iter().for_each(|words| pool.operate(&device, words));
+    zfs(&["snapshot", "%@daily"]);
+    zfs(&["hold", "backup", "%@daily"]);
+    expect_refused(&story, "1 (daily); holds: 1 (backup on daily)");
+    zfs(&["release", "backup", "%@daily"]);
+    zfs(&["destroy", "%@daily"]);
+
+    let ours = pool.snapshots(&device).pop().expect("the one of snapshot 1");
+    zfs(&["clone", &format!("%@{ours}"), "%-copy"]);
+    expect_refused(&story, "-copy");
+    zfs(&["destroy", "%-copy"]);
+
+    let held = std::fs::File::open(&device).expect("the device");
+    // Only with the guest down can be seen that somebody else has the device open, too: it is started again as it was.
+    expect_as_it_was(&story, &format!("process {}", std::process::id()));
+    drop(held);
+
     story.roll_back(1);
     story.expect_running("1");
     story.expect_content(DATA, 1, b'a');
     story.expect_no_app_error();
+}
+
+/// I16: an update whose snapshot finds no room leaves the application as it is, and says why; with room the next one goes through.
+#[test]
+fn a_quota_that_is_reached_refuses_the_update_and_the_application_goes_on() {
+    let Some(story) = deployed(ZfsChoice::Auto) else { return };
+    let pool = story.pool.as_ref().expect("on a pool");
+    pool.limit_volumes(true);
+    story.request(1);
+    story.update_by_restart("2");
+    let words = format!("{DATA}.1 needs 4194304 bytes of free space, 0 are free");
+    story.expect_app_error(&words);
+    story.expect_failed(1, &words);
+    story.expect_undisturbed();
+    story.expect_running("1");
+    story.expect_content(DATA, 1, b'a');
+
+    pool.limit_volumes(false);
+    story.request(2);
+    story.update_by_restart("3");
+    story.expect_running("3");
+    story.expect_available(2, "1");
+    story.expect_content(DATA, 1, b'a');
 }
