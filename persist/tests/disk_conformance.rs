@@ -20,7 +20,7 @@ fn the_disk_in_memory_conforms() {
 
 fn check_all(disk: &dyn Disk, root: &Path) {
     type Check = fn(&dyn Disk, &Path);
-    let checks: [(&str, Check); 9] = [
+    let checks: [(&str, Check); 11] = [
         ("create", creating_a_file_is_exclusive),
         ("offsets", reading_and_writing_at_offsets),
         ("truncate", truncating_cuts_and_extends),
@@ -29,6 +29,8 @@ fn check_all(disk: &dyn Disk, root: &Path) {
         ("rename", renaming_replaces_files_only),
         ("remove", removing),
         ("list", listing_is_sorted),
+        ("data", data_is_found_and_nothing_of_it_is_passed_over),
+        ("share", shared_content_is_equal_and_then_apart),
         ("lock", a_lock_is_exclusive_until_dropped),
     ];
     for (name, check) in checks {
@@ -76,6 +78,42 @@ fn truncating_cuts_and_extends(disk: &dyn Disk, dir: &Path) {
     disk.truncate(&file, 3).unwrap();
     assert_eq!(disk.read(&file).unwrap(), b"a\0\0");
     assert_eq!(kind(disk.truncate(&dir.join("missing"), 0)), ErrorKind::NotFound);
+}
+
+/// What lies between the ranges is zeros; how much of the zeros is told as data is the file system's business.
+fn data_is_found_and_nothing_of_it_is_passed_over(disk: &dyn Disk, dir: &Path) {
+    let file = dir.join("sparse");
+    let (size_bytes, written) = (8 << 20, [(1_u64 << 20, b'a'), (5 << 20, b'b')]);
+    for (offset, byte) in written {
+        disk.write_at(&file, offset, &[byte; 5000]).unwrap();
+    }
+    disk.truncate(&file, size_bytes).unwrap();
+    let (mut found, mut offset) = (Vec::new(), 0);
+    while offset < size_bytes
+        && let Some(data) = disk.next_data(&file, offset).unwrap()
+    {
+        assert!(data.start >= offset && data.end > data.start, "{data:?} behind {offset}");
+        offset = data.end;
+        found.push(data);
+    }
+    for (at, _) in written {
+        assert!(found.iter().any(|data| data.start <= at && data.end >= at + 5000), "{at}: {found:?}");
+    }
+    assert_eq!(disk.read(&file).unwrap().len() as u64, size_bytes, "a look changes nothing");
+    assert_eq!(kind(disk.read_at(&dir.join("missing"), 0, 1)), ErrorKind::NotFound);
+}
+
+fn shared_content_is_equal_and_then_apart(disk: &dyn Disk, dir: &Path) {
+    let (from, to) = (dir.join("from"), dir.join("to"));
+    disk.create_new(&from, &[b'a'; 10_000], 0o600).unwrap();
+    disk.create_new(&to, b"", 0o600).unwrap();
+    if !disk.share_content(&from, &to).unwrap() {
+        eprintln!("{disk:?} shares nothing at {}", dir.display());
+        return assert_eq!(disk.read(&to).unwrap(), b"", "untouched");
+    }
+    assert_eq!(disk.read(&to).unwrap(), [b'a'; 10_000]);
+    disk.write_at(&to, 0, b"b").unwrap();
+    assert_eq!(disk.read_at(&from, 0, 1).unwrap(), b"a");
 }
 
 fn what_is_missing_is_not_found(disk: &dyn Disk, dir: &Path) {

@@ -8,6 +8,7 @@ use std::fmt::Debug;
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::Mutex;
 
@@ -15,6 +16,7 @@ use holdfast_persist::disk::{DirEntry, Disk, DiskLock, Metadata, Space as DiskSp
 use holdfast_persist::{MemDisk, RealDisk};
 use holdfast_types::volume::Format;
 use holdfast_volumehandlers::file::FileHandler;
+use holdfast_volumehandlers::qcow2::QemuImg;
 use holdfast_volumehandlers::testing::{FakeFixture, Fixture, RealFixture};
 use holdfast_volumehandlers::{
     Action, Backing, Ensured, HandlerCx, Parameters, Preflight, Registry, SnapshotName, Source, VolumeError,
@@ -433,4 +435,68 @@ fn where_files_can_share_what_they_hold_nothing_is_copied() {
     handler.clone_from_snapshot(&volume, &name("s"), &fresh, &fast, &CX()).expect("cloned");
     fixture.mem_disk().crash();
     assert_eq!(pattern_of(fixture.mem_disk(), &fresh), 5, "durable");
+}
+
+/// An XFS in a file, unmounted at the end.
+#[derive(Debug)]
+struct Xfs {
+    place: PathBuf,
+    _root: tempfile::TempDir,
+}
+
+impl Xfs {
+    /// Or the reason why this machine has none.
+    fn new() -> Result<Self, String> {
+        let root = tempfile::tempdir().map_err(|error| format!("no temporary directory: {error}"))?;
+        let (image, place) = (root.path().join("image"), root.path().join("xfs"));
+        let file = std::fs::File::create(&image).and_then(|file| file.set_len(400 * MIB));
+        file.and_then(|()| std::fs::create_dir(&place)).map_err(|error| error.to_string())?;
+        let run = |program: &str, words: &[&std::ffi::OsStr]| match Command::new(program).args(words).output()
+        {
+            Ok(done) if done.status.success() => Ok(()),
+            Ok(done) => Err(format!("{program}: {}", String::from_utf8_lossy(&done.stderr).trim())),
+            Err(error) => Err(format!("{program}: {error}")),
+        };
+        run("mkfs.xfs", &["-q".as_ref(), image.as_ref()])?;
+        run("mount", &["-o".as_ref(), "loop".as_ref(), image.as_ref(), place.as_ref()])?;
+        Ok(Xfs { place, _root: root })
+    }
+}
+
+impl Drop for Xfs {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(&self.place).output();
+    }
+}
+
+#[test]
+fn xfs_shares_what_a_snapshot_and_a_clone_hold() {
+    let xfs = match (QemuImg::new().version(), Xfs::new()) {
+        (Ok(_), Ok(xfs)) => xfs,
+        (Err(error), _) => return eprintln!("skipped: {error}"),
+        (_, Err(reason)) => return eprintln!("skipped: {reason}"),
+    };
+    let handler =
+        FileHandler::new(Arc::new(RealDisk), Arc::new(QemuImg::new()), Format::Raw).with_snapshot_files();
+    let (volume, fresh) = (xfs.place.join("v#0.raw"), xfs.place.join("fresh#0.raw"));
+    handler.create(&blank(&volume, 128 * MIB), &CX()).expect("created");
+    for mebibyte in 0..64 {
+        RealDisk.write_at(&volume, mebibyte * MIB, &[7; MIB as usize]).expect("written");
+    }
+    RealDisk.sync_file(&volume).expect("flushed");
+    let free_bytes = || RealDisk.space(&xfs.place).expect("measured").free_bytes;
+    let before = free_bytes();
+    handler.create_snapshot(&volume, &name("s"), &CX()).expect("cut");
+    handler.clone_from_snapshot(&volume, &name("s"), &fresh, &method("reflink"), &CX()).expect("cloned");
+    let taken_bytes = before.saturating_sub(free_bytes());
+    assert!(taken_bytes < 8 * MIB, "128 MiB are shared, and {taken_bytes} bytes were taken");
+
+    write(&RealDisk, &volume, 3, 9);
+    let read = |file: &Path| RealDisk.read_at(file, 3 * MIB, 1).expect("read")[0];
+    assert_eq!((read(&volume), read(&fresh)), (9, 7));
+    let copy = xfs.place.join("copy#0.raw");
+    handler.clone_from_snapshot(&volume, &name("s"), &copy, &method("copy"), &CX()).expect("copied");
+    let taken_bytes = before.saturating_sub(free_bytes());
+    assert!(taken_bytes > 60 * MIB, "it has bytes of its own: {taken_bytes}");
+    assert_eq!(read(&copy), 7);
 }
