@@ -16,7 +16,7 @@ use holdfast_persist::{Disk, PersistLayout};
 use holdfast_types::VolumeKey;
 use holdfast_volumehandlers::placement::is_device;
 use holdfast_volumehandlers::testing::{FakeImageTool, FakeZfs};
-use holdfast_volumehandlers::zvol::zfs::{AgreedOf, NewZvol, Room, SnapshotOf, ZfsSnapshot, Zvol};
+use holdfast_volumehandlers::zvol::zfs::{AgreedOf, Bookmark, NewZvol, Room, SnapshotOf, ZfsSnapshot, Zvol};
 use holdfast_volumehandlers::zvol::{Dataset, Zfs, ZfsError};
 use holdfast_volumehandlers::{Backing, HandlerCx, Placement};
 
@@ -201,6 +201,10 @@ impl Zfs for WorldZfs {
     fn snapshots(&self, dataset: &Dataset) -> Result<Vec<ZfsSnapshot>, ZfsError> {
         self.strike("list", dataset)?;
         self.inner.snapshots(dataset)
+    }
+
+    fn bookmarks(&self, dataset: &Dataset) -> Result<Vec<Bookmark>, ZfsError> {
+        self.inner.bookmarks(dataset)
     }
 
     fn snapshot(&self, group: &[SnapshotOf], cx: &HandlerCx<'_>) -> Result<(), ZfsError> {

@@ -97,6 +97,10 @@ pub trait Fixture: Debug {
     /// Leaves no room at all on it.
     fn fill_up(&self);
 
+    /// After [`Fixture::fill_up`]: gives back the little that a deletion may take before it frees more. Nothing, where it takes
+    /// none.
+    fn release_reserve(&self) {}
+
     /// Without a handler that looks first, on a full storage: tries to cut this snapshot, and is refused.
     fn run_out_of_room(&self, volume: &Path, name: &str);
 }

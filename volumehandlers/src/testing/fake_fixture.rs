@@ -160,6 +160,11 @@ impl Fixture for FakeFixture {
     fn fill_up(&self) {
         self.disk.set_capacity(0);
     }
+
+    /// Every change of a fake image is a record at its end.
+    fn release_reserve(&self) {
+        self.disk.set_capacity(1 << 30);
+    }
 }
 
 /// A downloaded image whose first 64 KiB are this pattern.

@@ -196,6 +196,8 @@ impl PoolFixture for FakePoolFixture {
             Operator::Release { of, name, tag } => self.zfs.release(&at(of, name), tag),
             Operator::DestroySnapshot { of, name } => self.zfs.remove_snapshot(&at(of, name)),
             Operator::Clone { of, name, to } => self.zfs.clone_snapshot(&at(of, name), to),
+            Operator::Bookmark { of, name, mark } => self.zfs.bookmark(&at(of, name), mark),
+            Operator::DestroyBookmark { of, mark } => self.zfs.remove_bookmark(of, mark),
             Operator::Create { dataset, size_bytes } => self.zfs.make_dataset(dataset, size_bytes),
             Operator::Destroy(dataset) => self.zfs.remove_dataset(dataset),
             Operator::Resize { dataset, size_bytes } => {

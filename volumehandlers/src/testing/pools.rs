@@ -37,6 +37,16 @@ pub enum Operator<'a> {
         name: &'a str,
         to: &'a Dataset,
     },
+    /// Of a snapshot, by the name it gets.
+    Bookmark {
+        of: &'a Dataset,
+        name: &'a str,
+        mark: &'a str,
+    },
+    DestroyBookmark {
+        of: &'a Dataset,
+        mark: &'a str,
+    },
     /// A volume of his own; what is above it must be there.
     Create {
         dataset: &'a Dataset,

@@ -196,6 +196,10 @@ impl PoolFixture for RealPoolFixture {
             Operator::Release { of, name, tag } => operator(&["release", tag, &format!("{of}@{name}")]),
             Operator::DestroySnapshot { of, name } => operator(&["destroy", &format!("{of}@{name}")]),
             Operator::Clone { of, name, to } => operator(&["clone", &format!("{of}@{name}"), to.as_str()]),
+            Operator::Bookmark { of, name, mark } => {
+                operator(&["bookmark", &format!("{of}@{name}"), &format!("{of}#{mark}")])
+            }
+            Operator::DestroyBookmark { of, mark } => operator(&["destroy", &format!("{of}#{mark}")]),
             Operator::Create { dataset, size_bytes } => {
                 operator(&["create", "-s", "-V", &size_bytes.to_string(), dataset.as_str()])
             }

@@ -3,7 +3,9 @@
 use super::pools::{Operator, PoolFixture, dataset_of};
 use super::real_pool::snapshot_of;
 use crate::context::HandlerCx;
-use crate::zvol::zfs::{AgreedOf, NewZvol, REVERTED_PROPERTY, STATE_PROPERTY, SnapshotOf, ZfsSnapshot};
+use crate::zvol::zfs::{
+    AgreedOf, Bookmark, NewZvol, REVERTED_PROPERTY, STATE_PROPERTY, SnapshotOf, ZfsSnapshot,
+};
 use crate::zvol::{Dataset, ZfsError};
 
 pub(super) type Case = fn(&dyn PoolFixture);
@@ -13,6 +15,7 @@ pub(super) const ALL: &[(&str, Case)] = &[
     ("a group is cut and reverted in one transaction group", a_group_is_one_transaction_group),
     ("what is in the way is named, and nothing happens", what_is_in_the_way_is_named),
     ("only what is agreed to by name and guid goes with a rollback", only_what_is_agreed_to_goes),
+    ("a newer bookmark stops a rollback", a_newer_bookmark_stops_a_rollback),
     ("a snapshot that something needs is kept", a_needed_snapshot_is_kept),
     ("an open device is busy", an_open_device_is_busy),
     ("wrong wishes are refused by name", wrong_wishes_are_refused),
@@ -173,6 +176,46 @@ fn only_what_is_agreed_to_goes(fixture: &dyn PoolFixture) {
         let left: Vec<String> = agreed(volume).into_iter().map(|one| one.name).collect();
         assert_eq!((content(fixture, volume), left), (before, vec!["older".to_owned(), "s".to_owned()]));
     }
+}
+
+/// ZFS rolls back past no bookmark, and finds that out only when the newer snapshots are gone: so it is looked at before.
+fn a_newer_bookmark_stops_a_rollback(fixture: &dyn PoolFixture) {
+    let zfs = fixture.zfs();
+    let (free, marked) = (made(fixture, "seam-unmarked"), made(fixture, "seam-marked"));
+    let both = [at(&free, "s"), at(&marked, "s")];
+    assert_eq!(zfs.bookmarks(&marked), Ok(Vec::new()));
+    fixture.operate(Operator::Snapshot { of: &marked, name: "first" });
+    zfs.snapshot(&both, &unattended()).expect("cut");
+    for (name, mark) in [("s", "of-target"), ("first", "older")] {
+        fixture.operate(Operator::Bookmark { of: &marked, name, mark });
+    }
+    let names = |found: Vec<Bookmark>| found.into_iter().map(|mark| mark.name).collect::<Vec<_>>();
+    assert_eq!(zfs.bookmarks(&marked).map(names).expect("listed"), ["older", "of-target"]);
+    zfs.rollback(&both, &[], "token", &unattended()).expect("these are not newer");
+    for volume in [&free, &marked] {
+        fixture.write(&volume.device(), 2, 0x22);
+        fixture.operate(Operator::Snapshot { of: volume, name: "daily" });
+    }
+    fixture.operate(Operator::Bookmark { of: &marked, name: "daily", mark: "newer" });
+    let agreed = [&free, &marked].map(|volume| {
+        let found = zfs.snapshots(volume).expect("listed").pop().expect("daily");
+        AgreedOf { dataset: volume.clone(), name: found.name, guid: found.guid }
+    });
+    let now = [&free, &marked].map(|volume| content(fixture, volume));
+    let refused = zfs.rollback(&both, &agreed, "token", &unattended());
+    let newer = vec![format!("{marked}#newer")];
+    assert_eq!(refused, Err(ZfsError::Newer { object: both[1].to_string(), newer }));
+    let last = |volume: &Dataset| zfs.snapshots(volume).expect("listed").pop().expect("one").name;
+    assert_eq!([last(&free), last(&marked)], ["daily", "daily"], "all or nothing");
+    assert_eq!([&free, &marked].map(|volume| content(fixture, volume)), now);
+    for volume in [&free, &marked] {
+        fixture.operate(Operator::DestroySnapshot { of: volume, name: "daily" });
+    }
+    let refused = zfs.rollback(&both, &[], "token", &unattended());
+    assert_eq!(refused, Err(ZfsError::Exists { object: marked.to_string() }));
+    fixture.operate(Operator::DestroyBookmark { of: &marked, mark: "newer" });
+    zfs.rollback(&both, &agreed, "token", &unattended()).expect("rolled back");
+    assert_eq!(zfs.bookmarks(&marked).map(names).expect("listed"), ["older", "of-target"]);
 }
 
 fn a_needed_snapshot_is_kept(fixture: &dyn PoolFixture) {

@@ -80,12 +80,32 @@ fn a_full_disk_refuses(fixture: &dyn Fixture) {
     cut(small.as_ref(), &location, "s");
     small.write(&location, 1, 0x99);
     let content = small.content(&location);
-    small.fill_up();
     let handler = small.handler();
+    let space = |action: &Action| handler.space(&location, action).expect("measured");
+    let back = Action::rollback(&name("s"));
+    for action in [&Action::CreateSnapshot, &back] {
+        let space = space(action);
+        assert!(space.needed_bytes > 0 && space.free_bytes >= space.needed_bytes, "{action:?}: {space:?}");
+        handler.preflight(&location, &quiet(action.clone())).expect("room enough");
+    }
+    let clone = handler.space(&location, &Action::Clone { from: name("s") });
+    let in_place = handler.capabilities().revert_in_place;
+    assert_eq!(matches!(clone, Err(VolumeError::Unsupported { .. })), in_place, "{clone:?}");
+    small.fill_up();
     let state = small.fingerprint(&location);
     let refused = handler.create_snapshot(&location, &name("t"), &unattended()).expect_err("full");
     assert!(matches!(refused, VolumeError::NoSpace { .. }) && refused.is_transient(), "{refused}");
-    handler.preflight(&location, &quiet(Action::CreateSnapshot)).expect_err("full");
+    for action in [Action::CreateSnapshot, back] {
+        let (space, refused) = (space(&action), handler.preflight(&location, &quiet(action)));
+        assert!(space.free_bytes < space.needed_bytes, "{space:?}");
+        assert!(
+            matches!(refused, Err(VolumeError::NoSpace { .. })),
+            "before the guest is stopped: {refused:?}"
+        );
+    }
+    let deletion = Action::DeleteSnapshot { name: name("s") };
+    assert_eq!(space(&deletion).needed_bytes, 0);
+    handler.preflight(&location, &quiet(deletion)).expect("needs no room");
     let spec = blank(small.as_ref(), &small.place("more"));
     let created = handler.create(&spec, &unattended()).expect_err("full");
     let no_room = matches!(created, VolumeError::OutOfSpace { .. } | VolumeError::NoSpace { .. });
@@ -97,7 +117,7 @@ fn a_full_disk_refuses(fixture: &dyn Fixture) {
     small.run_out_of_room(&location, "holdfast-t");
     assert_eq!(names(small.as_ref(), &location), ["holdfast-s"]);
     assert_eq!(small.content(&location), content);
-    if small.kind() == Kind::Devices {
-        assert!(delete(small.as_ref(), &location, "s"), "a pool lets go when it is full, too");
-    }
+    small.release_reserve();
+    assert!(delete(small.as_ref(), &location, "s"), "a full storage lets go all the same");
+    assert_eq!(small.content(&location), content);
 }

@@ -220,6 +220,9 @@ fn what_came_after_the_look_stops_it(fixture: &dyn PoolFixture) {
     fixture.operate(Operator::Clone { of: last, name: "daily", to: &clone });
     stopped_by("late-clone");
     fixture.operate(Operator::Destroy(&clone));
+    fixture.operate(Operator::Bookmark { of: last, name: "daily", mark: "sent" });
+    stopped_by("unknown: 1 (bookmark sent)");
+    fixture.operate(Operator::DestroyBookmark { of: last, mark: "sent" });
     handler.create_snapshot(&volumes[2], &name("t"), &unattended()).expect("cut");
     stopped_by("holdfast-t");
     assert!(delete(fixture, &volumes[2], "t"));

@@ -4,7 +4,7 @@ use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use super::zfs::{AgreedOf, Dataset, NewZvol, Room, SnapshotOf, Zfs, ZfsError, ZfsSnapshot, Zvol};
+use super::zfs::{AgreedOf, Bookmark, Dataset, NewZvol, Room, SnapshotOf, Zfs, ZfsError, ZfsSnapshot, Zvol};
 use crate::context::HandlerCx;
 
 /// Does `call`; its panic is [`ZfsError::Panicked`]. What it was doing may have happened or not.
@@ -62,6 +62,10 @@ impl Zfs for Guarded {
 
     fn snapshots(&self, dataset: &Dataset) -> Result<Vec<ZfsSnapshot>, ZfsError> {
         caught("listing snapshots", || self.0.snapshots(dataset))
+    }
+
+    fn bookmarks(&self, dataset: &Dataset) -> Result<Vec<Bookmark>, ZfsError> {
+        caught("listing bookmarks", || self.0.bookmarks(dataset))
     }
 
     fn snapshot(&self, group: &[SnapshotOf], cx: &HandlerCx<'_>) -> Result<(), ZfsError> {

@@ -15,7 +15,7 @@ use std::path::Path;
 
 use super::handler::ZvolHandler;
 use super::in_the_way::{self, Going};
-use super::zfs::{AgreedOf, Dataset, SnapshotOf, ZfsError, ZfsSnapshot};
+use super::zfs::{AgreedOf, Bookmark, Dataset, SnapshotOf, ZfsError, ZfsSnapshot};
 use crate::context::HandlerCx;
 use crate::error::VolumeError;
 use crate::handler::{Ensured, GroupMember, SnapshotMeta, VolumeGroup};
@@ -175,10 +175,21 @@ impl ZvolHandler {
         member: &GroupMember,
         dataset: &Dataset,
     ) -> Result<Vec<ZfsSnapshot>, VolumeError> {
-        let snapshots = self.listed(&member.volume, dataset)?;
+        let (snapshots, bookmarks) = self.found(&member.volume, dataset)?;
         let going = Going { leaving: &BTreeSet::new(), agreed: &member.agreed };
-        in_the_way::of_rollback(&member.volume, &snapshots, &member.name, going)?;
+        in_the_way::of_rollback(&member.volume, (&snapshots, &bookmarks), &member.name, going)?;
         Ok(snapshots)
+    }
+
+    /// Everything on the volume that may stand in a rollback's way.
+    pub(super) fn found(
+        &self,
+        volume: &Path,
+        dataset: &Dataset,
+    ) -> Result<(Vec<ZfsSnapshot>, Vec<Bookmark>), VolumeError> {
+        let snapshots = self.listed(volume, dataset)?;
+        let bookmarks = self.zfs.bookmarks(dataset);
+        Ok((snapshots, bookmarks.map_err(|e| VolumeError::from_zfs(volume, "listing bookmarks", e))?))
     }
 
     pub(super) fn listed(&self, volume: &Path, dataset: &Dataset) -> Result<Vec<ZfsSnapshot>, VolumeError> {

@@ -254,13 +254,14 @@ impl VolumeHandler for ZvolHandler {
         if !preflight.guest_may_run {
             self.refuse_used(volume, &dataset)?;
         }
-        let snapshots = self.listed(volume, &dataset)?;
         match &preflight.action {
-            Action::CreateSnapshot => {}
+            Action::CreateSnapshot => drop(self.listed(volume, &dataset)?),
             Action::Rollback { to, leaving, agreed } => {
-                in_the_way::of_rollback(volume, &snapshots, to, Going { leaving, agreed })?;
+                let (snapshots, bookmarks) = self.found(volume, &dataset)?;
+                in_the_way::of_rollback(volume, (&snapshots, &bookmarks), to, Going { leaving, agreed })?;
             }
             Action::DeleteSnapshot { name } => {
+                let snapshots = self.listed(volume, &dataset)?;
                 let one: Vec<_> = snapshots.into_iter().filter(|one| one.name == name.as_str()).collect();
                 in_the_way::refuse_kept(volume, &one)?;
             }
@@ -289,8 +290,9 @@ impl VolumeHandler for ZvolHandler {
         leaving: &BTreeSet<SnapshotName>,
     ) -> Result<Vec<Blocker>, VolumeError> {
         let dataset = self.whole(volume)?.dataset;
-        let snapshots = self.listed(volume, &dataset)?;
-        in_the_way::blockers(volume, &snapshots, to, Going { leaving, agreed: &BTreeSet::new() })
+        let (snapshots, bookmarks) = self.found(volume, &dataset)?;
+        let going = Going { leaving, agreed: &BTreeSet::new() };
+        in_the_way::blockers(volume, (&snapshots, &bookmarks), to, going)
     }
 
     fn create_snapshot(

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use holdfast_types::{AgreedSnapshot, Blocker, BlockerKind};
 
-use super::zfs::ZfsSnapshot;
+use super::zfs::{Bookmark, ZfsSnapshot};
 use crate::error::VolumeError;
 use crate::name::SnapshotName;
 
@@ -24,7 +24,7 @@ pub(super) struct Going<'a> {
 /// Everything that a rollback would meet ([000] L3), oldest first; that which is going only where it cannot go.
 pub(super) fn blockers(
     volume: &Path,
-    snapshots: &[ZfsSnapshot],
+    (snapshots, bookmarks): (&[ZfsSnapshot], &[Bookmark]),
     to: &SnapshotName,
     going: Going<'_>,
 ) -> Result<Vec<Blocker>, VolumeError> {
@@ -43,17 +43,22 @@ pub(super) fn blockers(
         let holds = one.holds.iter().map(|tag| format!("{tag} on {}", one.name));
         blockers.extend(holds.map(|hold| Blocker::other(BlockerKind::Hold, hold)));
     }
+    // Nobody here makes or removes one, and ZFS rolls back past none.
+    let newer_marks = bookmarks.iter().filter(|mark| mark.created_in > target.created_in);
+    blockers.extend(
+        newer_marks.map(|mark| Blocker::other(BlockerKind::Unknown, format!("bookmark {}", mark.name))),
+    );
     Ok(blockers)
 }
 
 /// Refuses a rollback that something newer, or a clone, stands in the way of.
 pub(super) fn of_rollback(
     volume: &Path,
-    snapshots: &[ZfsSnapshot],
+    found: (&[ZfsSnapshot], &[Bookmark]),
     to: &SnapshotName,
     going: Going<'_>,
 ) -> Result<(), VolumeError> {
-    let blockers = blockers(volume, snapshots, to, going)?;
+    let blockers = blockers(volume, found, to, going)?;
     match blockers.is_empty() {
         true => Ok(()),
         false => {
@@ -159,7 +164,7 @@ mod tests {
     fn refusal(snapshots: &[ZfsSnapshot], to: &str, leaving: &[&str]) -> Option<String> {
         let leaving = leaving.iter().map(|text| name(text)).collect();
         let going = Going { leaving: &leaving, agreed: &BTreeSet::new() };
-        let refused = of_rollback(Path::new("/dev/zvol/p/v"), snapshots, &name(to), going);
+        let refused = of_rollback(Path::new("/dev/zvol/p/v"), (snapshots, &[]), &name(to), going);
         refused.err().map(|error| error.to_string())
     }
 
@@ -204,7 +209,7 @@ mod tests {
         let ask = |snapshots: &[ZfsSnapshot], to: &str| {
             let going = Going { leaving: &BTreeSet::new(), agreed: &everything };
             let kinds = |one: Blocker| (one.kind, one.name);
-            let blockers = blockers(volume, snapshots, &name(to), going).expect("looked");
+            let blockers = blockers(volume, (snapshots, &[]), &name(to), going).expect("looked");
             blockers.into_iter().map(kinds).collect::<Vec<_>>()
         };
         let ours = (BlockerKind::Managed, "holdfast-b".to_owned());

@@ -17,7 +17,7 @@ use super::caught::caught;
 use super::command::{CommandZfs, refuse_long};
 use super::device;
 use super::programs::{self, INSTRUCTIONS_AT_MOST, MEMORY_AT_MOST_BYTES, Program, of_errno};
-use super::zfs::{AgreedOf, Dataset, NewZvol, Room, SnapshotOf, Zfs, ZfsError, ZfsSnapshot, Zvol};
+use super::zfs::{AgreedOf, Bookmark, Dataset, NewZvol, Room, SnapshotOf, Zfs, ZfsError, ZfsSnapshot, Zvol};
 use crate::context::HandlerCx;
 
 /// The library, and the commands for what it lacks.
@@ -105,6 +105,10 @@ impl Zfs for LibzettaZfs {
         programs::read_list(program.what, &answer)
     }
 
+    fn bookmarks(&self, dataset: &Dataset) -> Result<Vec<Bookmark>, ZfsError> {
+        self.command.bookmarks(dataset)
+    }
+
     fn snapshot(&self, group: &[SnapshotOf], cx: &HandlerCx<'_>) -> Result<(), ZfsError> {
         let Some(first) = begin(group, cx)? else { return Ok(()) };
         const WHAT: &str = "cutting snapshots";
@@ -122,7 +126,8 @@ impl Zfs for LibzettaZfs {
         cx: &HandlerCx<'_>,
     ) -> Result<(), ZfsError> {
         let Some(first) = begin(group, cx)? else { return Ok(()) };
-        let program = Program::rollback(group, agreed, token);
+        let marks = self.command.marks(group, agreed)?;
+        let program = Program::rollback(group, agreed, &marks, token);
         let answer = self.run_program(&program, first.dataset.pool())?;
         let done = programs::read_done(program.what, &answer);
         let done = done.map_err(|error| device::with_users(error, group));

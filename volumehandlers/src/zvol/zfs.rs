@@ -193,6 +193,15 @@ pub struct ZfsSnapshot {
     pub clones: Vec<String>,
 }
 
+/// A bookmark of a volume: what ZFS remembers of a snapshot, for sending. ZFS rolls no volume back past one.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Bookmark {
+    /// The transaction group that its snapshot was made in.
+    pub created_in: u64,
+    /// Behind the `#`.
+    pub name: String,
+}
+
 /// Lists and changes volumes and their snapshots.
 pub trait Zfs: Send + Sync + Debug {
     /// Can anything be done there, and how much room is there? A pool that is away, suspended or read-only is an error.
@@ -226,6 +235,9 @@ pub trait Zfs: Send + Sync + Debug {
     /// channel program there.
     fn snapshots(&self, dataset: &Dataset) -> Result<Vec<ZfsSnapshot>, ZfsError>;
 
+    /// The volume's bookmarks in the order of their snapshots' making.
+    fn bookmarks(&self, dataset: &Dataset) -> Result<Vec<Bookmark>, ZfsError>;
+
     /// Cuts all of these in one transaction group, or none. All datasets are in one pool and named once.
     /// [`ZfsError::Exists`] if one of them is there.
     fn snapshot(&self, group: &[SnapshotOf], cx: &HandlerCx<'_>) -> Result<(), ZfsError>;
@@ -233,7 +245,7 @@ pub trait Zfs: Send + Sync + Debug {
     /// Makes the content of all these volumes their snapshots' and sets [`REVERTED_PROPERTY`] of each to `token`, in one
     /// transaction group, or does nothing. Checks first, in the same transaction group: each snapshot is there
     /// ([`ZfsError::Missing`]), and nothing newer stands in the way ([`ZfsError::Newer`]) but what is agreed to, which nothing
-    /// keeps ([`ZfsError::Held`], [`ZfsError::HasClones`]). Destroys the agreed snapshots that are newer, and nothing else.
+    /// keeps ([`ZfsError::Held`], [`ZfsError::HasClones`]), and no newer bookmark ([`ZfsError::Exists`], [`ZfsError::Newer`]). Destroys the agreed snapshots that are newer, and nothing else.
     fn rollback(
         &self,
         group: &[SnapshotOf],

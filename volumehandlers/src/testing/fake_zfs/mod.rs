@@ -49,6 +49,7 @@ pub enum ZfsVerb {
     Flush,
     UserOf,
     Snapshots,
+    Bookmarks,
     Snapshot,
     Rollback,
     DestroySnapshots,
@@ -211,6 +212,7 @@ impl FakeZfs {
                 size_bytes: found.size_bytes,
                 blocks: found.blocks,
                 snapshots: Vec::new(),
+                bookmarks: Default::default(),
                 origin: Some(snapshot.to_string()),
             };
             let dataset = FakeDataset { volume: Some(volume), ..FakeDataset::default() };
@@ -236,11 +238,32 @@ impl FakeZfs {
         })
     }
 
+    /// An operator's `zfs bookmark`.
+    pub fn bookmark(&self, snapshot: &SnapshotOf, name: &str) -> Result<(), ZfsError> {
+        self.operate(|pool, _| {
+            let made_in = pool.snapshot_mut(&snapshot.dataset, snapshot.name.as_str())?.created_in;
+            pool.volume_mut(&snapshot.dataset)?.bookmarks.insert(name.to_owned(), made_in);
+            Ok(())
+        })
+    }
+
+    /// An operator's `zfs destroy` of a bookmark.
+    pub fn remove_bookmark(&self, dataset: &Dataset, name: &str) -> Result<(), ZfsError> {
+        self.operate(|pool, _| {
+            pool.volume_mut(dataset)?.bookmarks.remove(name).map(drop).ok_or_else(|| missing(dataset))
+        })
+    }
+
     /// An operator's `zfs create -V`.
     pub fn make_dataset(&self, dataset: &Dataset, size_bytes: u64) -> Result<(), ZfsError> {
         self.operate(|pool, _| {
-            let volume =
-                FakeZvol { size_bytes, blocks: Default::default(), snapshots: Vec::new(), origin: None };
+            let volume = FakeZvol {
+                size_bytes,
+                blocks: Default::default(),
+                snapshots: Vec::new(),
+                bookmarks: Default::default(),
+                origin: None,
+            };
             let made = FakeDataset { volume: Some(volume), ..FakeDataset::default() };
             pool.datasets.insert(dataset.to_string(), made);
             Ok(())

@@ -37,6 +37,9 @@ pub struct FakeZvol {
     pub blocks: Blocks,
     /// Oldest first.
     pub snapshots: Vec<FakeZfsSnapshot>,
+    /// Name, and the transaction group of its snapshot.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub bookmarks: BTreeMap<String, u64>,
     /// `dataset@snapshot` if it is a clone.
     pub origin: Option<String>,
 }

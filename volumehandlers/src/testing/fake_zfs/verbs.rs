@@ -7,7 +7,7 @@ use super::store::Loaded;
 use super::{FakeZfs, Order, ZfsVerb};
 use crate::context::HandlerCx;
 use crate::zvol::zfs::{
-    AgreedOf, LONGEST_NAME_BYTES, NewZvol, REVERTED_PROPERTY, Room, SnapshotOf, ZfsSnapshot, Zvol,
+    AgreedOf, Bookmark, LONGEST_NAME_BYTES, NewZvol, REVERTED_PROPERTY, Room, SnapshotOf, ZfsSnapshot, Zvol,
 };
 use crate::zvol::{Dataset, Zfs, ZfsError};
 
@@ -98,6 +98,7 @@ impl Zfs for FakeZfs {
             size_bytes: new.size_bytes,
             blocks: Default::default(),
             snapshots: Vec::new(),
+            bookmarks: Default::default(),
             origin: None,
         };
         let made = FakeDataset {
@@ -141,6 +142,16 @@ impl Zfs for FakeZfs {
 
     fn snapshots(&self, dataset: &Dataset) -> Result<Vec<ZfsSnapshot>, ZfsError> {
         self.begin_change(ZfsVerb::Snapshots, dataset)?.pool.listed_snapshots(dataset)
+    }
+
+    fn bookmarks(&self, dataset: &Dataset) -> Result<Vec<Bookmark>, ZfsError> {
+        let loaded = self.begin_look(ZfsVerb::Bookmarks, dataset)?;
+        let found = loaded.pool.volume(dataset)?.bookmarks.iter();
+        let mut found: Vec<Bookmark> = found
+            .map(|(name, created_in)| Bookmark { name: name.clone(), created_in: *created_in })
+            .collect();
+        found.sort();
+        Ok(found)
     }
 
     fn snapshot(&self, group: &[SnapshotOf], cx: &HandlerCx<'_>) -> Result<(), ZfsError> {
@@ -209,13 +220,20 @@ fn destroy(loaded: &mut Loaded, dataset: &Dataset, name: &str) -> Result<bool, Z
 fn destroy_agreed(loaded: &mut Loaded, target: &SnapshotOf, agreed: &[AgreedOf]) -> Result<(), ZfsError> {
     let SnapshotOf { dataset, name } = target;
     let made_in = loaded.pool.snapshot_mut(dataset, name.as_str())?.created_in;
+    let mut destroyed_any = false;
     for one in agreed.iter().filter(|one| one.dataset == *dataset) {
         let found = loaded.pool.snapshot_mut(dataset, &one.name);
         if found.is_ok_and(|found| found.guid == one.guid && found.created_in > made_in) {
-            destroy(loaded, dataset, &one.name)?;
+            destroyed_any |= destroy(loaded, dataset, &one.name)?;
         }
     }
-    Ok(())
+    let bookmarks = &loaded.pool.volume(dataset)?.bookmarks;
+    let newer = bookmarks.iter().filter(|(_, created_in)| **created_in > made_in);
+    let newer: Vec<String> = newer.map(|(name, _)| format!("{dataset}#{name}")).collect();
+    match destroyed_any && !newer.is_empty() {
+        true => Err(ZfsError::Newer { object: target.to_string(), newer }),
+        false => Ok(()),
+    }
 }
 
 fn roll_back(loaded: &mut Loaded, snapshot: &SnapshotOf) -> Result<(), ZfsError> {
@@ -225,6 +243,9 @@ fn roll_back(loaded: &mut Loaded, snapshot: &SnapshotOf) -> Result<(), ZfsError>
     let newer: Vec<String> = newer.map(|other| other.name.clone()).collect();
     if !newer.is_empty() {
         return Err(ZfsError::Newer { object: snapshot.to_string(), newer });
+    }
+    if volume.bookmarks.values().any(|created_in| *created_in > target.created_in) {
+        return Err(ZfsError::Exists { object: snapshot.dataset.to_string() });
     }
     volume.size_bytes = target.size_bytes;
     volume.blocks = target.blocks;

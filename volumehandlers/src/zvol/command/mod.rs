@@ -22,8 +22,8 @@ use self::errors::sort_error;
 use super::device;
 use super::programs::{self, INSTRUCTIONS_AT_MOST, MEMORY_AT_MOST_BYTES, Program};
 use super::zfs::{
-    AgreedOf, Dataset, LONGEST_NAME_BYTES, NewZvol, REVERTED_PROPERTY, Room, STATE_PROPERTY, SnapshotOf, Zfs,
-    ZfsError, ZfsSnapshot, Zvol,
+    AgreedOf, Bookmark, Dataset, LONGEST_NAME_BYTES, NewZvol, REVERTED_PROPERTY, Room, STATE_PROPERTY,
+    SnapshotOf, Zfs, ZfsError, ZfsSnapshot, Zvol,
 };
 use crate::context::HandlerCx;
 use crate::error::ToolError;
@@ -145,6 +145,21 @@ impl CommandZfs {
         parse::volumes(&answer)
     }
 
+    /// For a rollback that destroys: the bookmarks of its volumes. The kernel itself looks at them only when that has happened.
+    pub(super) fn marks(
+        &self,
+        group: &[SnapshotOf],
+        agreed: &[AgreedOf],
+    ) -> Result<Vec<(Dataset, Bookmark)>, ZfsError> {
+        let mut marks = Vec::new();
+        for SnapshotOf { dataset, .. } in group {
+            if agreed.iter().any(|one| one.dataset == *dataset) {
+                marks.extend(self.bookmarks(dataset)?.into_iter().map(|mark| (dataset.clone(), mark)));
+            }
+        }
+        Ok(marks)
+    }
+
     /// Who or what keeps a snapshot, where the kernel says only that something does.
     pub(super) fn with_names(&self, error: ZfsError, snapshots: impl Fn(&Dataset) -> Found) -> ZfsError {
         let object = match &error {
@@ -261,6 +276,13 @@ impl Zfs for CommandZfs {
         programs::read_list(program.what, &answer)
     }
 
+    fn bookmarks(&self, dataset: &Dataset) -> Result<Vec<Bookmark>, ZfsError> {
+        let words =
+            ["list", "-H", "-p", "-t", "bookmark", "-d", "1", "-o", "name,createtxg", dataset.as_str()];
+        let answer = self.zfs(&words, dataset.as_str(), LOOK_LIMIT, &HandlerCx::unattended())?;
+        parse::bookmarks(&answer)
+    }
+
     fn snapshot(&self, group: &[SnapshotOf], cx: &HandlerCx<'_>) -> Result<(), ZfsError> {
         let Some(first) = group.first() else { return Ok(()) };
         refuse_long(group)?;
@@ -277,7 +299,8 @@ impl Zfs for CommandZfs {
         cx: &HandlerCx<'_>,
     ) -> Result<(), ZfsError> {
         let Some(first) = group.first() else { return Ok(()) };
-        let program = Program::rollback(group, agreed, token);
+        let marks = self.marks(group, agreed)?;
+        let program = Program::rollback(group, agreed, &marks, token);
         let answer = self.run_program(&program, first.dataset.pool(), cx)?;
         let done = programs::read_done(program.what, &answer);
         let done = done.map_err(|error| device::with_users(error, group));

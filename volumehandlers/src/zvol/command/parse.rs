@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use crate::zvol::zfs::{REVERTED_PROPERTY, Room, STATE_PROPERTY, Zvol};
+use crate::zvol::zfs::{Bookmark, REVERTED_PROPERTY, Room, STATE_PROPERTY, Zvol};
 use crate::zvol::{Dataset, ZfsError};
 
 /// `zpool get health,readonly`.
@@ -65,6 +65,21 @@ pub(super) fn available(answer: &str) -> Result<Room, ZfsError> {
     }
 }
 
+/// `zfs list -t bookmark -o name,createtxg`.
+pub(super) fn bookmarks(answer: &str) -> Result<Vec<Bookmark>, ZfsError> {
+    let read = |line: &str| {
+        let (name, created_in) = line.split_once('\t')?;
+        let (_, name) = name.split_once('#')?;
+        Some(Bookmark { name: name.to_owned(), created_in: created_in.parse().ok()? })
+    };
+    let mut found = answer
+        .lines()
+        .map(|line| read(line).ok_or_else(|| unreadable("zfs list", line)))
+        .collect::<Result<Vec<_>, _>>()?;
+    found.sort();
+    Ok(found)
+}
+
 /// `zfs program -j`: the string that the program returned.
 pub(super) fn program_answer(what: &str, answer: &str) -> Result<String, ZfsError> {
     #[derive(Deserialize)]
@@ -120,6 +135,17 @@ mod tests {
             Err(ZfsError::Failed { .. })
         ));
         assert!(matches!(pool_state("tank", "health ONLINE"), Err(ZfsError::Unreadable { .. })));
+    }
+
+    #[test]
+    fn bookmarks_are_read_oldest_first() {
+        let found = bookmarks("tank/v#b c\t12\ntank/v#a\t7\n").expect("read");
+        let mark = |name: &str, created_in| Bookmark { name: name.to_owned(), created_in };
+        assert_eq!(found, [mark("a", 7), mark("b c", 12)]);
+        assert_eq!(bookmarks(""), Ok(Vec::new()));
+        for nonsense in ["x", "tank/v@a\t7", "tank/v#a\t-"] {
+            assert!(matches!(bookmarks(nonsense), Err(ZfsError::Unreadable { .. })), "{nonsense:?}");
+        }
     }
 
     #[test]

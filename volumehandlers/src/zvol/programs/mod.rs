@@ -11,7 +11,7 @@
 
 use chrono::DateTime;
 
-use crate::zvol::zfs::{AgreedOf, REVERTED_PROPERTY, SnapshotOf, ZfsSnapshot};
+use crate::zvol::zfs::{AgreedOf, Bookmark, REVERTED_PROPERTY, SnapshotOf, ZfsSnapshot};
 use crate::zvol::{Dataset, ZfsError};
 
 /// Lua instructions that a program may take; the kernel's limit is 100 million.
@@ -21,6 +21,9 @@ pub const MEMORY_AT_MOST_BYTES: u64 = 64 << 20;
 
 /// Begins what is agreed to in the arguments of a rollback; a volume's dataset has a slash in it, and is never this.
 const AGREED: &str = "agreed";
+
+/// Begins a bookmark there.
+const MARK: &str = "mark";
 
 const EAGAIN: i32 = 11;
 const EBUSY: i32 = 16;
@@ -42,7 +45,13 @@ pub struct Program {
 }
 
 impl Program {
-    pub fn rollback(group: &[SnapshotOf], agreed: &[AgreedOf], token: &str) -> Self {
+    /// `marks`: all bookmarks of volumes with something agreed to.
+    pub fn rollback(
+        group: &[SnapshotOf],
+        agreed: &[AgreedOf],
+        marks: &[(Dataset, Bookmark)],
+        token: &str,
+    ) -> Self {
         let mut arguments = vec![REVERTED_PROPERTY.to_owned(), token.to_owned()];
         for member in group {
             arguments.extend([member.dataset.to_string(), member.name.to_string()]);
@@ -51,6 +60,10 @@ impl Program {
                 // option of its own, wherever it stands; so neither the number nor a name is given alone.
                 let guid = format!("guid:{}", one.guid.cast_signed());
                 arguments.extend([AGREED.to_owned(), format!("{}@{}", one.dataset, one.name), guid]);
+            }
+            for (dataset, mark) in marks.iter().filter(|(dataset, _)| *dataset == member.dataset) {
+                let made_in = mark.created_in.to_string();
+                arguments.extend([MARK.to_owned(), format!("{dataset}#{}", mark.name), made_in]);
             }
         }
         Program { what: "rolling back", text: include_str!("rollback.lua"), arguments, changes: true }
@@ -188,10 +201,11 @@ mod tests {
         let dataset = Dataset::parse("p/v").expect("a name");
         let name = crate::SnapshotName::parse("holdfast-s").expect("a name");
         let group = [SnapshotOf::new(dataset.clone(), name).expect("a snapshot")];
-        let agreed = [AgreedOf { dataset, name: "-rf".to_owned(), guid: u64::MAX }];
-        let program = Program::rollback(&group, &agreed, "token");
-        let arguments = ["holdfast:reverted", "token", "p/v", "holdfast-s", "agreed", "p/v@-rf", "guid:-1"];
-        assert_eq!(program.arguments, arguments);
+        let agreed = [AgreedOf { dataset: dataset.clone(), name: "-rf".to_owned(), guid: u64::MAX }];
+        let marks = [(dataset, Bookmark { name: "-n".to_owned(), created_in: 7 })];
+        let program = Program::rollback(&group, &agreed, &marks, "token");
+        let member = ["p/v", "holdfast-s", "agreed", "p/v@-rf", "guid:-1", "mark", "p/v#-n", "7"];
+        assert_eq!(program.arguments, [&["holdfast:reverted", "token"][..], &member].concat());
     }
 
     #[test]

@@ -1,7 +1,7 @@
 -- Makes each volume's content its snapshot's, and sets its property, all in one transaction group, or does nothing. Newer snapshots
 -- that were agreed to, by name and guid, are destroyed in it; any other that is newer stops everything.
 -- Arguments: property, value, then dataset and snapshot's name, followed by "agreed", dataset@snapshot and "guid:" with it for
--- each, again and again.
+-- each, and "mark", dataset#bookmark and its transaction group for each; again and again.
 local given = ...
 local argv = given["argv"]
 local function argument(at)
@@ -14,10 +14,14 @@ local members = {}
 local at = 3
 while argument(at) do
     local dataset = argument(at)
-    local member = { dataset = dataset, target = dataset .. "@" .. argument(at + 1), agreed = {}, going = {} }
+    local member = { dataset = dataset, target = dataset .. "@" .. argument(at + 1), agreed = {}, marks = {}, going = {} }
     at = at + 2
     while argument(at) == "agreed" do
         member.agreed[argument(at + 1)] = argument(at + 2)
+        at = at + 3
+    end
+    while argument(at) == "mark" do
+        member.marks[argument(at + 1)] = tonumber(argument(at + 2))
         at = at + 3
     end
     members[#members + 1] = member
@@ -37,6 +41,16 @@ for _, member in ipairs(members) do
             else
                 -- They come in no order: whoever reads it sorts them.
                 newer[#newer + 1] = other_made_in .. "\t" .. other
+            end
+        end
+    end
+    -- A bookmark behind the target stops a rollback. ZFS compares it with what is newest now, so while that is going to be
+    -- destroyed it is compared here.
+    if #member.going > 0 then
+        for mark in zfs.list.bookmarks(member.dataset) do
+            local mark_made_in = member.marks[mark]
+            if mark_made_in == nil or mark_made_in > made_in then
+                newer[#newer + 1] = (mark_made_in or made_in) .. "\t" .. mark
             end
         end
     end
