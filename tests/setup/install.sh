@@ -68,6 +68,7 @@ openzfs_is_known() { apt-cache show --no-all-versions zfs-dkms; }
 openzfs_headers_are_there() { pkg-config --exists libzfs; }
 mke2fs_is_there() { [ -x /sbin/mke2fs ]; }
 mke2fs_is_there || want e2fsprogs "makes the inner test machine's disks"
+[ -x /sbin/mkfs.xfs ] || want xfsprogs "makes a file system that shares blocks, for snapshots of raw volumes"
 runs strip --version || want binutils "makes the inner test machine's programs smaller"
 runs setpriv --version || want util-linux "ends the inner test machine with whoever started it"
 
