@@ -203,7 +203,8 @@ impl LocalAppSettings {
         *self == LocalAppSettings::none(self.app)
     }
 
-    /// Takes a change in. Afterwards the effective guard is as the change says; doing the same again changes nothing.
+    /// Takes a change in. Afterwards the effective guard is as the change says; doing the same again changes nothing. A tag
+    /// is kept here only where it differs from the controller's: to set what the controller says is to take it back.
     pub fn apply(&mut self, change: &LocalChange, controller: &AppGuard) {
         if change.ha_state.is_some() {
             self.lost = None;
@@ -214,15 +215,14 @@ impl LocalAppSettings {
             Some(HaChoice::State(state)) => self.ha_state = Some(state),
         }
         for tag in &change.tags {
-            let was_removed = self.tags_removed.remove(tag);
-            // A removal that is taken back leaves the controller's word.
-            if !(was_removed && controller.tags.contains(tag)) {
+            self.tags_removed.remove(tag);
+            if !controller.tags.contains(tag) {
                 self.tags_added.insert(tag.clone());
             }
         }
         for tag in &change.untags {
-            let was_added = self.tags_added.remove(tag);
-            if !was_added || controller.tags.contains(tag) {
+            self.tags_added.remove(tag);
+            if controller.tags.contains(tag) {
                 self.tags_removed.insert(tag.clone());
             }
         }

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::app::AppInstanceConfig;
+use crate::blocker::Consent;
 use crate::error::{ErrorReport, Timestamp};
 use crate::guard::{EffectiveGuard, HaState};
 use crate::ids::{AppId, OperationNumber, SnapshotId, VolumeKey};
@@ -94,6 +95,9 @@ pub struct DoneRollback {
     pub number: OperationNumber,
     pub snapshot: SnapshotId,
     pub guard: GuardRecord,
+    /// What it destroyed to get there.
+    #[serde(default, skip_serializing_if = "Consent::is_empty")]
+    pub consent: Consent,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -103,6 +107,9 @@ pub struct RollbackTarget {
     pub counter: u32,
     /// The controller's version that asked; it must not undo the rollback afterwards ([003] C5).
     pub received_version: String,
+    /// What the check saw and may be destroyed; None until it has ([000] L7).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub consent: Option<Consent>,
 }
 
 /// What has become of a snapshot the controller named.

@@ -6,8 +6,10 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::app::{UUID_AND_VERSION, UuidAndVersion, null_is_default};
+use crate::blocker::Consent;
 use crate::error::{ErrorReport, Timestamp, optional_error, zero_is_none};
 use crate::ids::{AppId, Generation, OperationNumber, SnapshotId, VolumeId, VolumeKey};
+use crate::judgement::Blockers;
 use crate::shape::{Field, Record, Shape};
 use crate::topic::{Durability, Topic};
 
@@ -150,6 +152,9 @@ pub struct VolumesSnapshotConfig {
     /// it. It would be a snapshot of another day under the old name.
     #[serde(rename = "Made", default)]
     pub made: bool,
+    /// What a rollback may destroy, and nothing else ([000] L7).
+    #[serde(rename = "Consent", default, skip_serializing_if = "Consent::is_empty")]
+    pub consent: Consent,
 }
 
 impl Topic for VolumesSnapshotConfig {
@@ -288,6 +293,9 @@ pub struct SnapshotPreflightStatus {
     pub operation: OperationNumber,
     /// None: go ahead. Otherwise why not, naming each volume that refused.
     pub refusal: Option<ErrorReport>,
+    /// Of a rollback: what stands in its way. That is judged by who asked ([000] L4); it is no refusal yet.
+    #[serde(default)]
+    pub blockers: Blockers,
 }
 
 impl Topic for SnapshotPreflightStatus {

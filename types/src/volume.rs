@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::app::SwState;
+use crate::blocker::Consent;
 use crate::error::{ErrorReport, Severity, Timestamp};
 use crate::ids::{
     AppId, ContentTreeId, DatastoreId, OperationNumber, SnapshotId, VolumeId, VolumeKey, VolumeRefKey,
@@ -268,6 +269,9 @@ pub struct SnapshotIntent {
     pub safety_names: BTreeMap<VolumeId, String>,
     /// Why it is being undone, once it is.
     pub failure: Option<ErrorReport>,
+    /// For a rollback: what it may destroy. Kept here, so that a redo destroys nothing that came later ([000] L7).
+    #[serde(default, skip_serializing_if = "Consent::is_empty")]
+    pub consent: Consent,
 }
 
 /// How far an intent is.

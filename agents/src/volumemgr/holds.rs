@@ -145,6 +145,7 @@ mod tests {
             app: app(1),
             operation: OperationNumber(1),
             made: false,
+            consent: Default::default(),
         };
         let mut holds = Holds::default();
         holds.held_by_request(&request(SnapshotAction::Rollback));

@@ -8,15 +8,15 @@
 //! Every job may run again after a crash, from its beginning; each is idempotent because what it calls is.
 //! Time limits are the handlers' and the fetcher's, which know the size of the work.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use holdfast_persist::{Disk, PersistLayout};
 use holdfast_types::{
-    ContentTreeId, Format, OperationNumber, SnapshotId, SnapshotPreflightConfig, VolumeId, VolumeKey,
-    VolumeRecord,
+    AgreedSnapshot, ContentTreeId, Format, OperationNumber, SnapshotId, SnapshotPreflightConfig, VolumeId,
+    VolumeKey, VolumeRecord,
 };
 use holdfast_volumehandlers::{Registry, Source};
 
@@ -92,6 +92,8 @@ pub struct StepVolume {
     pub place: Place,
     pub storage_name: String,
     pub safety_name: Option<String>,
+    /// For a rollback: the newer snapshots that may be destroyed, and no other.
+    pub agreed: BTreeSet<AgreedSnapshot>,
 }
 
 /// Why a step did not happen, and the volume that stood in the way, where it was one.

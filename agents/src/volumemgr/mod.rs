@@ -48,9 +48,9 @@ use std::collections::BTreeMap;
 use holdfast_persist::PersistLayout;
 use holdfast_pubsub::{Change, Topic};
 use holdfast_types::{
-    ContentTreeConfig, ContentTreeId, DatastoreConfig, DatastoreId, ErrorReport, OperationNumber, SnapshotId,
-    SnapshotIntent, SnapshotPreflightConfig, SnapshotPreflightStatus, VolumeConfig, VolumeId, VolumeKey,
-    VolumeRecord, VolumeRefConfig, VolumeRefKey, VolumeRefStatus, VolumeStage, VolumeStatus,
+    Blockers, ContentTreeConfig, ContentTreeId, DatastoreConfig, DatastoreId, ErrorReport, OperationNumber,
+    SnapshotId, SnapshotIntent, SnapshotPreflightConfig, SnapshotPreflightStatus, VolumeConfig, VolumeId,
+    VolumeKey, VolumeRecord, VolumeRefConfig, VolumeRefKey, VolumeRefStatus, VolumeStage, VolumeStatus,
     VolumesSnapshotConfig, VolumesSnapshotStatus,
 };
 use holdfast_volumehandlers::{Placement, SnapshotMeta, VolumeFacts};
@@ -118,6 +118,7 @@ pub enum Event {
     Preflighted {
         question: SnapshotPreflightConfig,
         refusals: BTreeMap<VolumeId, String>,
+        blockers: Blockers,
     },
 }
 
@@ -304,7 +305,9 @@ impl Volumemgr {
             Event::Stepped { snapshot, operation, step, volumes, result } => {
                 self.stepped((snapshot, operation), step, &volumes, result, cx);
             }
-            Event::Preflighted { question, refusals } => self.preflighted(question, refusals, cx),
+            Event::Preflighted { question, refusals, blockers } => {
+                self.preflighted(question, refusals, blockers, cx)
+            }
         }
     }
 

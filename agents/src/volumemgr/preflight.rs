@@ -1,13 +1,14 @@
 //! zedmanager's questions before it stops a guest: would all volumes take part? ([003] B3, C1) Touches nothing.
 //!
 //! What rows and records tell is refused here; the rest is asked of the handlers, by one job for all volumes. A
-//! refusal names every volume that refuses.
+//! refusal names every volume that refuses. What stands in the way of a rollback is only told, by volume: zedmanager judges it
+//! ([000] L4).
 
 use std::collections::BTreeMap;
 
 use holdfast_types::{
-    EntityKind, ErrorReport, SnapshotAction, SnapshotId, SnapshotPreflightConfig, SnapshotPreflightStatus,
-    VolumeId, VolumeKey,
+    Blockers, EntityKind, ErrorReport, SnapshotAction, SnapshotId, SnapshotPreflightConfig,
+    SnapshotPreflightStatus, VolumeId, VolumeKey,
 };
 
 use crate::runtime::Ctx;
@@ -37,11 +38,13 @@ impl Volumemgr {
     /// The same job is not started twice, so asking again while it runs is harmless.
     fn ask(&mut self, question: SnapshotPreflightConfig, cx: &mut Ctx<Self>) {
         match self.volumes_asked_about(&question, cx) {
-            Ok(order) if order.volumes.is_empty() => self.preflighted(question, order.refusals, cx),
+            Ok(order) if order.volumes.is_empty() => {
+                self.preflighted(question, order.refusals, Blockers::new(), cx)
+            }
             Ok(order) => cx.job(VolumeJob::Preflight(order)),
             Err(reason) => {
                 let refusal = ErrorReport::new(reason, cx.now()).about(EntityKind::AppInstance, question.app);
-                publish(&question, Some(refusal), cx);
+                publish(&question, Some(refusal), Blockers::new(), cx);
             }
         }
     }
@@ -113,6 +116,7 @@ impl Volumemgr {
         &mut self,
         question: SnapshotPreflightConfig,
         refusals: BTreeMap<VolumeId, String>,
+        blockers: Blockers,
         cx: &mut Ctx<Self>,
     ) {
         if self.inputs.questions.get(&question.snapshot) != Some(&question) {
@@ -122,7 +126,7 @@ impl Volumemgr {
         if let Some(refusal) = &refusal {
             tracing::info!(snapshot = %question.snapshot, refusal = refusal.summary, "pre-flight refused");
         }
-        publish(&question, refusal, cx);
+        publish(&question, refusal, blockers, cx);
     }
 }
 
@@ -150,7 +154,12 @@ fn count(volumes: usize) -> String {
     if volumes == 1 { "1 volume".into() } else { format!("{volumes} volumes") }
 }
 
-fn publish(question: &SnapshotPreflightConfig, refusal: Option<ErrorReport>, cx: &mut Ctx<Volumemgr>) {
+fn publish(
+    question: &SnapshotPreflightConfig,
+    refusal: Option<ErrorReport>,
+    blockers: Blockers,
+    cx: &mut Ctx<Volumemgr>,
+) {
     let SnapshotPreflightConfig { snapshot, app, operation, .. } = *question;
-    cx.publish(SnapshotPreflightStatus { snapshot, app, operation, refusal });
+    cx.publish(SnapshotPreflightStatus { snapshot, app, operation, refusal, blockers });
 }

@@ -21,7 +21,7 @@
 use std::collections::BTreeMap;
 
 use holdfast_types::{
-    AppId, Format, IntentStage, RecordedMeta, SnapshotAction, SnapshotId, SnapshotIntent, Timestamp,
+    AppId, Consent, Format, IntentStage, RecordedMeta, SnapshotAction, SnapshotId, SnapshotIntent, Timestamp,
     VolumeId, VolumeKey, VolumeRecord, VolumeSnapshotMeta, VolumeStage, VolumesSnapshotConfig,
     VolumesSnapshotStatus,
 };
@@ -132,6 +132,7 @@ pub fn deletion(
         volumes: BTreeMap::new(),
         safety_names: BTreeMap::new(),
         failure: None,
+        consent: Consent::default(),
     };
     match stored {
         Stored::Nothing => {}
@@ -246,6 +247,7 @@ fn intent_of(request: &VolumesSnapshotConfig, now: Timestamp) -> SnapshotIntent 
         volumes: BTreeMap::new(),
         safety_names: BTreeMap::new(),
         failure: None,
+        consent: request.consent.clone(),
     }
 }
 

@@ -358,7 +358,9 @@ impl Volumemgr {
             state.progress.insert(volume, Progress::Running);
             let storage_name = intent.volumes.get(&volume).map(|meta| meta.storage_name.clone());
             let safety_name = intent.safety_names.get(&volume).cloned();
-            volumes.push(StepVolume { place, storage_name: storage_name.unwrap_or_default(), safety_name });
+            let storage_name = storage_name.unwrap_or_default();
+            let agreed = intent.consent.on(volume);
+            volumes.push(StepVolume { place, storage_name, safety_name, agreed });
         }
         cx.job(VolumeJob::Step(StepOrder {
             snapshot: intent.snapshot,

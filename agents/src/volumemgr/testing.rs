@@ -5,9 +5,9 @@ use std::io::{self, Read};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use holdfast_types::{
-    AppId, ContentTreeConfig, ContentTreeId, DatastoreConfig, DatastoreId, DatastoreKind, Format, Generation,
-    IntentStage, OperationNumber, RecordedMeta, SnapshotAction, SnapshotId, SnapshotIntent, Timestamp,
-    VolumeId, VolumeKey,
+    AppId, Consent, ContentTreeConfig, ContentTreeId, DatastoreConfig, DatastoreId, DatastoreKind, Format,
+    Generation, IntentStage, OperationNumber, RecordedMeta, SnapshotAction, SnapshotId, SnapshotIntent,
+    Timestamp, VolumeId, VolumeKey,
 };
 use uuid::Uuid;
 
@@ -63,6 +63,7 @@ pub fn intent(action: SnapshotAction, stage: IntentStage, volumes: &[u8]) -> Sna
         volumes: volumes.iter().map(|n| (volume(*n), meta(n))).collect(),
         safety_names: BTreeMap::new(),
         failure: None,
+        consent: Consent::default(),
     }
 }
 

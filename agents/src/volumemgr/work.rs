@@ -5,7 +5,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use holdfast_types::{ContentTreeId, SnapshotId, VolumeId, VolumeKey, error_chain};
+use holdfast_types::{
+    AgreedSnapshot, Blocker, BlockerKind, Blockers, ContentTreeId, SnapshotId, VolumeId, VolumeKey,
+    error_chain,
+};
 use holdfast_volumehandlers::{
     Action, GroupMember, HandlerCx, Preflight, SnapshotMeta, SnapshotName, ToolError, VolumeError,
     VolumeFacts, VolumeGroup, VolumeHandler, VolumeSpec,
@@ -140,7 +143,7 @@ fn single_step(
             Some(handler.create_snapshot(volume, &safety(on)?, handler_cx)?.into_inner())
         }
         VolumeStep::ApplySnapshot => {
-            handler.rollback_to_snapshot(volume, &name(on)?, &BTreeSet::new(), handler_cx)?;
+            handler.rollback_to_snapshot(volume, &name(on)?, &on.agreed, handler_cx)?;
             None
         }
         VolumeStep::ApplySafety => {
@@ -173,7 +176,11 @@ fn group_step(
     order: &StepOrder,
     handler_cx: &HandlerCx<'_>,
 ) -> Result<Cut, VolumeError> {
-    let member = |on: &StepVolume, name| GroupMember::new(&on.place.location, &name);
+    let member = |on: &StepVolume, name| GroupMember {
+        volume: on.place.location.clone(),
+        name,
+        agreed: on.agreed.clone(),
+    };
     let members = order.volumes.iter().map(|on| Ok(member(on, name(on)?)));
     let mut members = members.collect::<Result<Vec<_>, VolumeError>>()?;
     match order.step {
@@ -272,42 +279,72 @@ fn repair(
 
 fn step_failure(order: &StepOrder, error: &VolumeError) -> StepFailure {
     let named = order.volumes.iter().find(|on| on.place.location == error.volume());
+    let mut failure = failure(error);
+    if matches!(error, VolumeError::Blocked { .. }) && order.step == VolumeStep::ApplySnapshot {
+        // [000] L7.
+        failure
+            .summary
+            .push_str("; that was not there when the rollback was checked, and nothing was destroyed");
+    }
     StepFailure {
         volume: named.map(|on| on.place.key.volume),
-        failure: failure(error),
+        failure,
         is_uncertain: matches!(error, VolumeError::Unknown { .. }),
     }
 }
 
 fn preflight(order: PreflightOrder, env: &Env) -> Event {
     let PreflightOrder { question, volumes, mut refusals } = order;
+    let mut blockers = Blockers::new();
     for (place, asked) in &volumes {
-        if let Err(refusal) = on_handler(env, place, |handler| ask(handler, &place.location, asked)) {
-            refusals.insert(place.key.volume, refusal.summary);
+        let volume = place.key.volume;
+        match on_handler(env, place, |handler| ask(handler, &place.location, asked)) {
+            Ok(seen) if seen.is_empty() => {}
+            Ok(seen) => drop(blockers.insert(volume, seen)),
+            Err(refusal) => drop(refusals.insert(volume, refusal.summary)),
         }
     }
-    Event::Preflighted { question, refusals }
+    Event::Preflighted { question, refusals, blockers }
 }
 
-fn ask(handler: &dyn VolumeHandler, volume: &Path, asked: &Asked) -> Result<(), VolumeError> {
+/// What stands in the way, which others judge; an error where it cannot be done whatever they say.
+fn ask(handler: &dyn VolumeHandler, volume: &Path, asked: &Asked) -> Result<Vec<Blocker>, VolumeError> {
+    let mut seen = Vec::new();
     let action = match asked {
         Asked::Create => Action::CreateSnapshot,
-        Asked::Rollback { storage_name, leaving } => Action::Rollback {
-            to: parsed(volume, storage_name)?,
+        Asked::Rollback { storage_name, leaving } => {
+            let to = parsed(volume, storage_name)?;
             // What no name can be made of was never taken for one of ours.
-            leaving: leaving.iter().filter_map(|name| SnapshotName::parse(name).ok()).collect(),
-            agreed: BTreeSet::new(),
-        },
-        Asked::Present => return handler.facts(volume).map(drop),
+            let leaving = leaving.iter().filter_map(|name| SnapshotName::parse(name).ok()).collect();
+            seen = handler.blockers(volume, &to, &leaving)?;
+            Action::Rollback { to, leaving, agreed: agreed_to(&seen) }
+        }
+        Asked::Present => return handler.facts(volume).map(|_| seen),
     };
     let quiet = Preflight { action, guest_may_run: false };
-    match handler.preflight(volume, &quiet) {
+    let answer = match handler.preflight(volume, &quiet) {
         // Most likely by our own guest, which is still running. Whether it is anybody else's shows at the cut.
         Err(VolumeError::Locked { .. } | VolumeError::InUse { .. }) => {
             handler.preflight(volume, &Preflight { guest_may_run: true, ..quiet })
         }
         answer => answer,
+    };
+    match answer {
+        Ok(()) => Ok(seen),
+        // Those that no tag bypasses, and what has come since the look: all are told.
+        Err(VolumeError::Blocked { blockers, .. }) => {
+            let fresh: Vec<Blocker> = blockers.into_iter().filter(|one| !seen.contains(one)).collect();
+            seen.extend(fresh);
+            Ok(seen)
+        }
+        Err(error) => Err(error),
     }
+}
+
+/// As if the tag were set: the rest of the pre-flight is of interest, whatever is agreed to later.
+fn agreed_to(seen: &[Blocker]) -> BTreeSet<AgreedSnapshot> {
+    let unmanaged = seen.iter().filter(|one| one.kind == BlockerKind::Unmanaged);
+    unmanaged.map(|one| AgreedSnapshot { name: one.name.clone(), id: one.id.clone() }).collect()
 }
 
 fn name(on: &StepVolume) -> Result<SnapshotName, VolumeError> {

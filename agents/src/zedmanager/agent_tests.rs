@@ -114,6 +114,7 @@ impl Node {
                 app: question.app,
                 operation: question.operation,
                 refusal: None,
+                blockers: Blockers::new(),
             });
         }
         self.bench.settle();

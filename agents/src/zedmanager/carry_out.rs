@@ -25,6 +25,12 @@ pub fn carry_out(state: &mut AppInstanceState, decision: Decision, facts: &Facts
             Vec::new()
         }
         Decision::Enter(phase) => enter(state, phase, facts),
+        Decision::Agree(consent) => {
+            if let Some(target) = state.operation.as_mut().and_then(|operation| operation.rollback.as_mut()) {
+                target.consent = Some(consent);
+            }
+            Vec::new()
+        }
         Decision::Abandon => {
             state.operation = None;
             Vec::new()
@@ -237,6 +243,7 @@ fn complete(state: &mut AppInstanceState) {
                 number: operation.number,
                 snapshot: target.snapshot,
                 guard: operation.guard.clone().unwrap_or_default(),
+                consent: target.consent.clone().unwrap_or_default(),
             });
             clear_error(state, target.snapshot);
         }

@@ -5,8 +5,8 @@
 use std::collections::BTreeSet;
 
 use holdfast_types::{
-    AppInstanceConfig, AppInstanceState, DiskConfig, DomainConfig, Operation, OperationNumber, Phase,
-    SnapshotAction, SnapshotEntry, SnapshotId, SnapshotInstanceStatus, SnapshotPreflightConfig,
+    AppInstanceConfig, AppInstanceState, Consent, DiskConfig, DomainConfig, Operation, OperationNumber,
+    Phase, SnapshotAction, SnapshotEntry, SnapshotId, SnapshotInstanceStatus, SnapshotPreflightConfig,
     SnapshotState, VolumeKey, VolumeRefKey, VolumeRefStatus, VolumesSnapshotConfig,
 };
 
@@ -43,9 +43,25 @@ pub fn snapshot_configs(state: &AppInstanceState, facts: &Facts<'_>) -> Vec<Volu
                 | SnapshotState::Deleting { .. }
                 | SnapshotState::Trimmed => return None,
             };
-            Some(VolumesSnapshotConfig { snapshot: *id, action, volumes, app: state.app, operation, made })
+            let consent = consent_for(state, *id, action);
+            Some(VolumesSnapshotConfig {
+                snapshot: *id,
+                action,
+                volumes,
+                app: state.app,
+                operation,
+                made,
+                consent,
+            })
         })
         .collect()
+}
+
+/// [000] L7: goes with the order to roll back, and with no other.
+fn consent_for(state: &AppInstanceState, id: SnapshotId, action: SnapshotAction) -> Consent {
+    let target = state.operation.as_ref().and_then(|operation| operation.rollback.as_ref());
+    let agreed = target.filter(|target| target.snapshot == id && action == SnapshotAction::Rollback);
+    agreed.and_then(|target| target.consent.clone()).unwrap_or_default()
 }
 
 fn is_lost(instance: &SnapshotInstanceStatus) -> bool {

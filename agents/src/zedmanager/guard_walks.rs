@@ -319,3 +319,98 @@ fn rows_and_records_from_before_the_guard_are_read() {
     );
     assert_eq!(serde_json::from_str::<AppInstanceState>(&text).expect("read"), state);
 }
+
+// ---- what stands in the way ---------------------------------------------------------------------------------------
+
+fn volume(n: u8) -> VolumeId {
+    volume_ref(n, 0).volume
+}
+
+fn seen(walk: &mut Walk, blockers: &[(u8, BlockerKind, &str)]) {
+    walk.pass_preflight(1, None);
+    let status = walk.preflight.get_mut(&snapshot_id(1)).expect("answered");
+    for (n, kind, name) in blockers {
+        status.blockers.entry(volume(*n)).or_default().push(Blocker::snapshot(*kind, *name, "7"));
+    }
+}
+
+fn order_of(walk: &Walk) -> (SnapshotAction, Consent) {
+    let state = &walk.state;
+    let volumes = Default::default();
+    let facts = Facts {
+        now: time(50),
+        received: walk.received.as_ref(),
+        removed: false,
+        storage_known: true,
+        guest: walk.guest,
+        volumes: &volumes,
+        storage: &walk.storage,
+        preflight: &walk.preflight,
+        saved: &walk.saved,
+        admission: Admission::All,
+        guard: None,
+    };
+    let orders = super::desired::snapshot_configs(state, &facts);
+    let order = orders.into_iter().find(|order| order.snapshot == snapshot_id(1)).expect("claimed");
+    (order.action, order.consent)
+}
+
+/// [000] L4, L5, L7: all volumes at once, before the guest is stopped.
+#[test]
+fn what_stands_in_the_way_of_one_volume_fails_the_rollback_before_the_guest_is_stopped() {
+    let mut walk = rolling_back(Phase::CheckingStorage);
+    seen(&mut walk, &[(2, BlockerKind::Unmanaged, "daily")]);
+    walk.go();
+    let steps = walk.take_steps();
+    assert_eq!(steps[1..], ["apply in place"], "no other phase: {steps:?}");
+    assert!(steps[0].contains("daily") && steps[0].contains("--tag force_rollback"), "{steps:?}");
+    let error = &walk.state.last_failure.as_ref().expect("told").error;
+    assert!(error.entities.iter().any(|entity| entity.id == volume(2).to_string()), "{error:?}");
+    assert!(!error.entities.iter().any(|entity| entity.id == volume(1).to_string()), "{error:?}");
+}
+
+/// [000] L6, L7: with the tag, what was seen goes with the order to storage, and nothing else.
+#[test]
+fn what_was_seen_and_agreed_to_goes_with_the_order() {
+    let mut walk = rolling_back(Phase::CheckingStorage);
+    walk.edit(|config| config.guard.tags = [FORCE_ROLLBACK.to_owned()].into());
+    seen(&mut walk, &[(2, BlockerKind::Unmanaged, "daily")]);
+    walk.go();
+    let agreed = AgreedSnapshot { name: "daily".into(), id: "7".into() };
+    let consent = Consent { volumes: [(volume(2), [agreed].into())].into() };
+    assert_eq!(order_of(&walk), (SnapshotAction::Create, Consent::default()), "not before its time");
+    walk.guest = Guest::ConfirmedDown;
+    assert_eq!(walk.go(), WaitingFor::Reverts);
+    assert_eq!(order_of(&walk), (SnapshotAction::Rollback, consent.clone()));
+    let row = serde_json::to_string(&walk.state).expect("plain data");
+    assert_eq!(serde_json::from_str::<AppInstanceState>(&row).expect("read"), walk.state, "it is durable");
+    walk.storage_answers(1, SnapshotAction::Rollback, None);
+    walk.go();
+    assert_eq!(walk.state.last_rollback.as_ref().map(|done| &done.consent), Some(&consent));
+}
+
+/// [000] L6: who takes the tag away before anything was destroyed has taken the consent back.
+#[test]
+fn a_tag_that_is_taken_away_stops_the_rollback_only_where_something_was_agreed_to() {
+    for (blockers, stops) in [(&[(2, BlockerKind::Unmanaged, "daily")][..], true), (&[], false)] {
+        let mut walk = rolling_back(Phase::CheckingStorage);
+        walk.edit(|config| config.guard.tags = [FORCE_ROLLBACK.to_owned()].into());
+        seen(&mut walk, blockers);
+        assert_eq!(walk.go(), WaitingFor::GuestDown);
+        walk.take_steps();
+        walk.edit(|config| config.guard.tags.clear());
+        walk.go();
+        let steps = walk.take_steps();
+        assert_eq!(steps.first().is_some_and(|step| step.contains("was taken away")), stops, "{steps:?}");
+    }
+}
+
+/// [000] L7, C6: storage found something that was not there before; the old version starts again.
+#[test]
+fn what_has_come_since_the_check_fails_the_rollback() {
+    let mut walk = rolling_back(Phase::RevertingVolumes);
+    walk.storage_answers(1, SnapshotAction::Rollback, Some("late: that was not there when it was checked"));
+    assert_eq!(walk.go(), WaitingFor::Nothing);
+    assert!(failure(&walk).contains("late"));
+    assert_eq!(walk.state.applied.as_ref().map(|config| config.version()), Some("2"));
+}

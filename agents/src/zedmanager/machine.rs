@@ -18,9 +18,10 @@
 use std::collections::BTreeMap;
 
 use holdfast_types::{
-    AppInstanceConfig, AppInstanceState, EffectiveGuard, ErrorReport, Guard as HaGuard, HaState, Operation,
-    OperationKind, Phase, RollbackTarget, SnapshotAction, SnapshotDesc, SnapshotId, SnapshotInstanceStatus,
-    SnapshotPreflightStatus, SnapshotState, Timestamp, VolumeKey, VolumesSnapshotStatus,
+    AppInstanceConfig, AppInstanceState, Blockers, Consent, EffectiveGuard, EntityKind, ErrorReport,
+    FORCE_ROLLBACK, Guard as HaGuard, HaState, Judgement, Operation, OperationKind, Phase, RollbackTarget,
+    SnapshotAction, SnapshotDesc, SnapshotId, SnapshotInstanceStatus, SnapshotPreflightStatus, SnapshotState,
+    Timestamp, VolumeKey, VolumesSnapshotStatus, judge_rollback,
 };
 
 use super::change::{self, Change};
@@ -91,6 +92,8 @@ pub enum Decision {
         why: String,
     },
     Enter(Phase),
+    /// Nothing firm stands in the rollback's way; this may be destroyed for it, and nothing else ([000] L7).
+    Agree(Consent),
     /// Something else is wanted, and the guest was not stopped yet.
     Abandon,
     /// A snapshot's deletion is confirmed by storage.
@@ -362,6 +365,7 @@ fn choose_rollback(state: &AppInstanceState, received: &AppInstanceConfig, facts
             snapshot: id,
             counter,
             received_version: received.version().to_owned(),
+            consent: None,
         }),
         volumes: saved.volume_keys(),
         ..Plan::new(OperationKind::Rollback)
@@ -376,12 +380,26 @@ enum Guarded {
     Unknown,
 }
 
-/// [000] L1. A tag is no part of it: that only ever consents to what the pre-flight saw.
+/// [000] L1, L6: the state, and the tag where something was agreed to for its sake.
 fn guarded(state: &AppInstanceState, facts: &Facts<'_>) -> Guarded {
     match &facts.guard {
         None => Guarded::Unknown,
-        Some(guard) => guard.refusal(state.app).map_or(Guarded::No, Guarded::Yes),
+        Some(guard) => {
+            let refusal = guard.refusal(state.app).or_else(|| withdrawn_consent(state, guard));
+            refusal.map_or(Guarded::No, Guarded::Yes)
+        }
     }
+}
+
+fn withdrawn_consent(state: &AppInstanceState, guard: &EffectiveGuard) -> Option<String> {
+    let consent = state.operation.as_ref()?.rollback.as_ref()?.consent.as_ref()?;
+    (!consent.is_empty() && !guard.has_tag(FORCE_ROLLBACK)).then(|| {
+        format!(
+            "Rollback blocked: the tag {FORCE_ROLLBACK} was taken away from app:{} before any snapshot was destroyed; \
+             nothing was changed",
+            state.app
+        )
+    })
 }
 
 /// A rollback that was begun, and the guard since: up to the first volume it stops at once, except that deletions that
@@ -472,11 +490,38 @@ fn check_storage(state: &AppInstanceState, operation: &Operation, facts: &Facts<
                 if let Some(refusal) = &status.refusal {
                     return Decision::Fail(refusal.clone());
                 }
+                if let Some(target) = &operation.rollback
+                    && let Some(decision) = judge_blockers(state, target, &status.blockers, facts)
+                {
+                    return decision;
+                }
             }
             _ => return Decision::Wait(WaitingFor::Preflight),
         }
     }
     leave(state, operation, facts)
+}
+
+/// [000] L4, L5: what the pre-flight saw in the rollback's way, judged once. None: nothing is left to be agreed to.
+fn judge_blockers(
+    state: &AppInstanceState,
+    target: &RollbackTarget,
+    seen: &Blockers,
+    facts: &Facts<'_>,
+) -> Option<Decision> {
+    if target.consent.is_some() {
+        return None;
+    }
+    let has_tag = facts.guard.as_ref().is_some_and(|guard| guard.has_tag(FORCE_ROLLBACK));
+    Some(match judge_rollback(state.app, target.snapshot, seen, has_tag) {
+        Judgement::Go(consent) => Decision::Agree(consent),
+        Judgement::Blocked(why) => {
+            let report = ErrorReport::new(why, facts.now).about(EntityKind::AppInstance, state.app);
+            let blocked = seen.iter().filter(|(_, blockers)| !blockers.is_empty());
+            let report = blocked.fold(report, |report, (volume, _)| report.about(EntityKind::Volume, volume));
+            Decision::Fail(report.retry("a higher rollback counter, when nothing stands in the way"))
+        }
+    })
 }
 
 /// The snapshots whose pre-flight is asked for: those to be cut, or the one to roll back to.

@@ -390,6 +390,11 @@ fn log_transition(state: &AppInstanceState, decision: &Decision) {
             tracing::warn!(%app, %snapshot, %error, "snapshot not deleted");
         }
         Decision::ForgetApp => tracing::info!(%app, "application deleted"),
+        Decision::Agree(consent) if consent.is_empty() => {}
+        Decision::Agree(consent) => {
+            let digest = consent.digest();
+            tracing::warn!(%app, %operation, digest, ?consent, "newer snapshots may be destroyed, as the tag says");
+        }
         Decision::ApplyInPlace(_) | Decision::Wait(_) => {}
     }
 }

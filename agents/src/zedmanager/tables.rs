@@ -156,12 +156,13 @@ fn an_old_answer_of_the_preflight_is_none() {
         app: app_id(),
         operation: OperationNumber(100),
         refusal: None,
+        blockers: Blockers::new(),
     };
     given.preflight.insert(snapshot_id(1), status.clone());
     assert_eq!(decide(&state, &given.facts()), Decision::Wait(WaitingFor::Preflight));
     status.operation = OperationNumber(101);
     given.preflight.insert(snapshot_id(1), status);
-    assert_eq!(decide(&state, &given.facts()), Decision::Enter(Phase::StoppingGuest));
+    assert_eq!(decide(&state, &given.facts()), Decision::Agree(Consent::default()));
 }
 
 /// Deletions interrupt an update, which begins again afterwards. An installation has no guest to be down for.

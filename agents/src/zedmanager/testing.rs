@@ -109,6 +109,11 @@ pub fn operation(kind: OperationKind, phase: Phase) -> Operation {
 }
 
 pub fn rollback_operation(n: u8, phase: Phase) -> Operation {
-    let target = RollbackTarget { snapshot: snapshot_id(n), counter: 1, received_version: "2".to_owned() };
+    let target = RollbackTarget {
+        snapshot: snapshot_id(n),
+        counter: 1,
+        received_version: "2".to_owned(),
+        consent: None,
+    };
     Operation { rollback: Some(target), next: Some(config("1")), ..operation(OperationKind::Rollback, phase) }
 }

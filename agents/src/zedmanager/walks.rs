@@ -122,6 +122,7 @@ impl Walk {
             app: app_id(),
             operation: self.number(),
             refusal: refusal.map(|text| ErrorReport::new(text, time(1))),
+            blockers: Blockers::new(),
         };
         self.preflight.insert(snapshot_id(n), status);
     }
@@ -291,6 +292,7 @@ fn a_rollback_reverts_first_and_switches_after() {
         [
             "begin Rollback",
             "CheckingStorage",
+            "Agree",
             "StoppingGuest",
             "DeletingSnapshots",
             "RevertingVolumes",

@@ -144,8 +144,12 @@ fn tell_the_story(api: &Api) {
     let available = SnapshotState::Available(instance(DB, S1, "1", 2, None));
     let updated = db_state(None, &[(S1, available.clone()), (S2, SnapshotState::Requested)]);
     let mut rolling = operation(3, OperationKind::Rollback);
-    rolling.rollback =
-        Some(RollbackTarget { snapshot: SnapshotId(id(S1)), counter: 1, received_version: "2".into() });
+    rolling.rollback = Some(RollbackTarget {
+        snapshot: SnapshotId(id(S1)),
+        counter: 1,
+        received_version: "2".into(),
+        consent: None,
+    });
     let checking =
         db_state(Some(rolling.clone()), &[(S1, available.clone()), (S2, SnapshotState::Requested)]);
     let rolling = Operation { phase: Phase::RevertingVolumes, ..rolling };

@@ -245,6 +245,7 @@ pub(super) fn request(
         app: app(1),
         operation: OperationNumber(operation),
         made: false,
+        consent: Consent::default(),
     }
 }
 
