@@ -287,14 +287,16 @@ fn snapshots_within(
     held: &BTreeMap<String, SnapshotId>,
 ) -> Missing {
     ensure!((image.leaks, image.corruptions) == (0, 0), "J4: {} leaks {}", path.display(), image.leaks);
+    let theirs = ground.strangers.on(path);
     let names: Vec<&str> = image.snapshots.iter().map(|snapshot| snapshot.name.as_str()).collect();
-    let wanted: BTreeSet<&str> = held.keys().map(String::as_str).collect();
+    // I7: theirs are there as well.
+    let wanted: BTreeSet<&str> = held.keys().chain(&theirs).map(String::as_str).collect();
     ensure!(
         names.len() == wanted.len() && names.iter().all(|name| wanted.contains(name)),
         "I5: {} has the snapshots {names:?}, records say {wanted:?}",
         path.display()
     );
-    for snapshot in &image.snapshots {
+    for snapshot in image.snapshots.iter().filter(|snapshot| !theirs.contains(&snapshot.name)) {
         let cut = ground.cuts.get(&held[&snapshot.name]);
         let wanted = cut.and_then(|cut| cut.marks.get(path)).copied();
         ensure!(

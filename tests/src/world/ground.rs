@@ -22,6 +22,7 @@ use uuid::Uuid;
 use super::controller::{Orders, Sent};
 use super::faults::Faults;
 use super::storage::Storage;
+use super::strangers::Strangers;
 
 /// What a guest wrote when it started; 0 is a volume nobody has written to.
 pub type Mark = u64;
@@ -62,6 +63,7 @@ pub struct Past {
 pub struct Ground {
     pub orders: Orders,
     pub storage: Storage,
+    pub strangers: Strangers,
     pub faults: Faults,
     /// Size of the node's ballast; 0 for none.
     pub reserve_size_bytes: u64,
@@ -188,7 +190,7 @@ impl Ground {
         answers: &dyn Fn() -> Vec<Arc<VolumesSnapshotStatus>>,
     ) {
         let app = row.app.0;
-        self.rollback_moves(app, row, answers);
+        self.rollback_moves(app, row, volume_path, answers);
         for (id, entry) in &row.snapshots {
             let available = matches!(entry.state, SnapshotState::Available(_));
             if available && !self.promised.contains(id) {
@@ -209,6 +211,7 @@ impl Ground {
         &mut self,
         app: Uuid,
         row: &AppInstanceState,
+        volume_path: &dyn Fn(&holdfast_types::VolumeKey) -> PathBuf,
         answers: &dyn Fn() -> Vec<Arc<VolumesSnapshotStatus>>,
     ) {
         let running = row.operation.as_ref().and_then(|op| Some((op.number, op.phase, op.rollback.clone()?)));
@@ -231,6 +234,15 @@ impl Ground {
             None => {
                 (past.version, past.restored) = (cut.version, cut.version);
                 self.live.extend(cut.marks);
+                let consent = row.last_rollback.as_ref().filter(|done| done.number == number);
+                if let Some(done) = consent {
+                    let keys = row.applied.iter().flat_map(|applied| applied.volume_keys());
+                    let keys: Vec<_> = keys.collect();
+                    let paths = |volume: &holdfast_types::VolumeId| {
+                        keys.iter().filter(|key| key.volume == *volume).map(volume_path).collect()
+                    };
+                    self.consented(&done.consent, &paths);
+                }
                 self.note(format_args!("rolled back to {}, counter {}", target.snapshot, target.counter));
             }
             Some(text) => {

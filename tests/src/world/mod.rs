@@ -29,6 +29,7 @@ pub mod faults;
 pub mod ground;
 pub mod guests;
 pub mod storage;
+pub mod strangers;
 pub mod tap;
 pub mod tool;
 pub mod workload;
@@ -37,14 +38,18 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use holdfast_agents::domainmgr;
-use holdfast_agents::node::agents::{AgentSettings, Seams, agents};
+use holdfast_agents::node::agents::{AgentSettings, LocalOrders, Seams, agents_and_orders};
+
 use holdfast_agents::runtime::{
     Clock, Driver, Entropy, JobLimits, ManualClock, Outside, SeededEntropy, Services, Step, StepExecutor,
 };
 use holdfast_agents::volumemgr::testing::MemFetcher;
+use holdfast_agents::zedmanager::LocalOrder;
 use holdfast_persist::mem_disk::{Fate, MemDisk};
 use holdfast_persist::{Disk, PersistLayout};
-use holdfast_types::{AppInstanceState, DeviceId, Topic, VolumesSnapshotStatus, error_chain};
+use holdfast_types::{
+    AppId, AppInstanceState, DeviceId, LocalChange, Topic, VolumesSnapshotStatus, error_chain,
+};
 use uuid::Uuid;
 
 use crate::hooked_tool::HookedTool;
@@ -117,6 +122,7 @@ pub struct World {
     clock: ManualClock,
     executor: Arc<StepExecutor>,
     drivers: Vec<Box<dyn Driver>>,
+    local_orders: LocalOrders,
     pub hypervisor: Arc<WorldVmm>,
     schedule: Schedule,
     rows_seen: Vec<Arc<AppInstanceState>>,
@@ -243,7 +249,8 @@ impl World {
         let domains =
             domainmgr::Settings { accelerator: "world".to_owned(), ..domainmgr::Settings::default() };
         let settings = AgentSettings { device: DeviceId(DEVICE), poll_interval: POLL_INTERVAL, domains };
-        let drivers = agents(&services, &seams, &settings).drivers().map_err(|error| failed(&error))?;
+        let (builder, local_orders) = agents_and_orders(&services, &seams, &settings);
+        let drivers = builder.drivers().map_err(|error| failed(&error))?;
         let files_seen = locked(&ground).is_traced.then(|| Seen::of(&tap.disk));
         let mut world = World {
             ground,
@@ -253,6 +260,7 @@ impl World {
             clock,
             executor,
             drivers,
+            local_orders,
             hypervisor,
             schedule,
             rows_seen: Vec::new(),
@@ -269,6 +277,12 @@ impl World {
     /// The controller changes its mind; the node hears of it when it asks next.
     pub fn order(&mut self, edit: impl FnOnce(&mut Orders)) {
         edit(&mut locked(&self.ground).orders);
+    }
+
+    /// Somebody on the node sets what guards an application.
+    pub fn set_locally(&mut self, app: Uuid, change: LocalChange) {
+        locked(&self.ground).note(format_args!("set locally: {change:?}"));
+        self.local_orders.give(LocalOrder { app: AppId(app), number: self.steps + 1, change });
     }
 
     /// One event or one job, if there is one. False when only time can move anything.

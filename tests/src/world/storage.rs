@@ -15,7 +15,7 @@ use holdfast_persist::mem_disk::MemDisk;
 use holdfast_persist::{Disk, PersistLayout};
 use holdfast_types::VolumeKey;
 use holdfast_volumehandlers::placement::is_device;
-use holdfast_volumehandlers::testing::{FakeImageTool, FakeZfs};
+use holdfast_volumehandlers::testing::{FakeImageTool, FakeZfs, FakeZvol};
 use holdfast_volumehandlers::zvol::zfs::{AgreedOf, Bookmark, NewZvol, Room, SnapshotOf, ZfsSnapshot, Zvol};
 use holdfast_volumehandlers::zvol::{Dataset, Zfs, ZfsError};
 use holdfast_volumehandlers::{Backing, HandlerCx, Placement};
@@ -94,7 +94,9 @@ pub fn raw_pool(disk: &MemDisk) -> Option<FakeZfs> {
 pub fn devices(disk: &MemDisk) -> Vec<PathBuf> {
     let pool = raw_pool(disk).and_then(|pool| pool.pool().ok());
     let datasets = pool.map(|pool| pool.datasets).unwrap_or_default();
-    let volumes = datasets.iter().filter(|(_, dataset)| dataset.volume.is_some());
+    // A clone is whose who made it.
+    let is_ours = |volume: &FakeZvol| volume.origin.is_none();
+    let volumes = datasets.iter().filter(|(_, dataset)| dataset.volume.as_ref().is_some_and(is_ours));
     volumes.map(|(name, _)| Dataset::parse(name).expect("a name of the pool").device()).collect()
 }
 

@@ -1,0 +1,303 @@
+//! The decision table of guarded rollback ([000] L1–L6), by whole nodes on fake storage: what comes of each case, and in
+//! which words.
+//!
+//! ```text
+//!   state × what stands in the way × tag × backend ──▶ a node, its controller, strangers ──▶ outcome, text ──▶ tests/golden/decision/
+//! ```
+//!
+//! A refusal leaves storage as it was (I16) and stops no guest; what goes on destroys what it says, and nothing else (I7).
+//! `UPDATE_GOLDEN=1` writes the files anew.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+
+use holdfast_tests::world::ground::locked;
+use holdfast_tests::world::storage::{devices, raw_tool};
+use holdfast_tests::world::tap::{CutPoint, Recorder, volume_files};
+use holdfast_tests::world::workload::{APP, ON_FILES, ON_ZFS, Op, Setting, snapshot, volume};
+use holdfast_tests::world::{Schedule, Survival, World};
+use holdfast_types::*;
+use holdfast_volumehandlers::testing::FakeImage;
+
+const STATES: [&str; 6] = ["started", "stopped", "disabled", "ignored", "", "paused"];
+
+/// One thing that is put in the way; the volume's number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Put {
+    /// The application has a newer snapshot, on both volumes.
+    Managed,
+    Unmanaged(u8),
+    /// Of the target.
+    Clone(u8),
+    /// On the newest snapshot there is.
+    Hold(u8),
+}
+
+use Put::*;
+
+/// Holds are on newer snapshots, so there is none without one of those.
+const BLOCKERS: [(&str, &[Put]); 11] = [
+    ("none", &[]),
+    ("managed", &[Managed]),
+    ("unmanaged", &[Unmanaged(2)]),
+    ("unmanaged on both volumes", &[Unmanaged(1), Unmanaged(1), Unmanaged(2)]),
+    ("clone", &[Clone(1)]),
+    ("hold on unmanaged", &[Unmanaged(1), Hold(1)]),
+    ("hold on managed", &[Managed, Hold(2)]),
+    ("managed and unmanaged", &[Managed, Unmanaged(2)]),
+    ("unmanaged and clone", &[Unmanaged(2), Clone(1)]),
+    ("unmanaged on one, held on the other", &[Unmanaged(1), Unmanaged(2), Hold(2)]),
+    ("all of them", &[Managed, Unmanaged(1), Unmanaged(2), Clone(1), Hold(1)]),
+];
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Backend {
+    Qcow2,
+    Zvol,
+}
+
+impl Backend {
+    fn setting(self) -> Setting {
+        let found = match self {
+            Backend::Qcow2 => ON_FILES.into_iter().find(|setting| setting.volumes == 2),
+            Backend::Zvol => ON_ZFS.into_iter().find(|setting| setting.volumes == 2),
+        };
+        found.expect("there is such a setting")
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Backend::Qcow2 => "qcow2",
+            Backend::Zvol => "zvol",
+        }
+    }
+
+    /// Neither clones nor holds are known to an image.
+    fn takes(self, puts: &[Put]) -> bool {
+        self == Backend::Zvol || !puts.iter().any(|put| matches!(put, Clone(_) | Hold(_)))
+    }
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Expected {
+    /// Before anything is looked at: there is no operation.
+    Refused,
+    /// By the check, before the guest is stopped.
+    Blocked,
+    Done,
+}
+
+/// The seed's flow chart, a second time.
+fn expected(state: &str, puts: &[Put], has_tag: bool, backend: Backend) -> Expected {
+    let firm = puts.iter().any(|put| matches!(put, Managed | Clone(_) | Hold(_)));
+    match state {
+        "ignored" | "" if backend == Backend::Qcow2 || puts.is_empty() => Expected::Done,
+        "ignored" | "" if firm => Expected::Blocked,
+        "ignored" | "" if has_tag => Expected::Done,
+        "ignored" | "" => Expected::Blocked,
+        _ => Expected::Refused,
+    }
+}
+
+/// Snapshot 1 is there, and snapshot 2 if asked for.
+fn base(backend: Backend, has_newer: bool) -> CutPoint {
+    let mut world = backend.setting().deployed().expect("applications can be deployed");
+    if has_newer {
+        world.order(|orders| {
+            Op::SnapshotNow.order(orders);
+        });
+        world.settle().expect("a snapshot can be taken");
+    }
+    world.moment()
+}
+
+fn boot(base: &CutPoint) -> World {
+    let world = World::after_cut(base, Survival::Kept, Recorder::Off, Schedule::Fixed);
+    let mut world = world.expect("it comes up");
+    world.settle().expect("it settles");
+    world
+}
+
+fn place(world: &World, backend: Backend, n: u8) -> PathBuf {
+    backend.setting().storage.path(&world.layout, &VolumeKey::new(VolumeId(volume(n)), 1))
+}
+
+fn newest(world: &World, volume: &PathBuf) -> String {
+    let image = raw_tool(&world.tap.disk).image(volume).expect("it is there");
+    image.snapshots.last().expect("one at least").name.clone()
+}
+
+fn put(world: &mut World, backend: Backend, put: Put) {
+    match put {
+        Managed => {}
+        Unmanaged(n) => {
+            let volume = place(world, backend, n);
+            world.stranger_snapshots(&volume);
+        }
+        Clone(n) => {
+            let volume = place(world, backend, n);
+            let image = raw_tool(&world.tap.disk).image(&volume).expect("it is there");
+            let target = image.snapshots.first().expect("the target").name.clone();
+            world.stranger_clones(&volume, &target);
+        }
+        Hold(n) => {
+            let volume = place(world, backend, n);
+            let newest = newest(world, &volume);
+            world.stranger_holds(&volume, &newest);
+        }
+    }
+}
+
+/// Everything on storage, whoever made it.
+fn storage(world: &World) -> Vec<(PathBuf, FakeImage)> {
+    let tool = raw_tool(&world.tap.disk);
+    let files = volume_files(&world.tap.disk, &world.layout.volumes_dir(true));
+    let all = files.into_iter().chain(devices(&world.tap.disk));
+    all.map(|path| (path.clone(), tool.image(&path).expect("whole"))).collect()
+}
+
+fn row(world: &World) -> AppInstanceState {
+    let rows = world.rows::<AppInstanceState>();
+    (**rows.iter().find(|row| row.app.0 == APP).expect("it is installed")).clone()
+}
+
+fn names(storage: &[(PathBuf, FakeImage)]) -> BTreeSet<String> {
+    let one = |(path, image): &(PathBuf, FakeImage)| {
+        let name = path.file_name().expect("a name").to_string_lossy().into_owned();
+        image.snapshots.iter().map(move |snapshot| format!("{name} {}", snapshot.name)).collect::<Vec<_>>()
+    };
+    storage.iter().flat_map(one).collect()
+}
+
+/// One case from the order to the end, as lines for the golden file.
+fn decide(base: &CutPoint, backend: Backend, state: &str, puts: &[Put], has_tag: bool) -> String {
+    let case = format!("{backend:?} {state:?} {puts:?} {has_tag}");
+    let mut world = boot(base);
+    puts.iter().for_each(|one| put(&mut world, backend, *one));
+    let before = (storage(&world), row(&world));
+    let starts = locked(&world.ground).past[&APP].starts;
+    world.order(|orders| {
+        orders.edit(|device| {
+            let app = device.app(APP).ha_state(state).roll_back(snapshot(1));
+            if has_tag {
+                app.tag(FORCE_ROLLBACK);
+            }
+        });
+    });
+    world.settle().unwrap_or_else(|violation| panic!("{case}: {}", violation.what));
+    let after = (storage(&world), row(&world));
+    let guest_starts = locked(&world.ground).past[&APP].starts - starts;
+    let operations = after.1.last_operation.0 - before.1.last_operation.0;
+    let failure = after.1.last_failure.as_ref().map(|failure| failure.error.summary.clone());
+    let outcome = match expected(state, puts, has_tag, backend) {
+        Expected::Done => {
+            assert_eq!((failure, guest_starts), (None, 1), "{case}");
+            let gone: BTreeSet<String> = names(&before.0).difference(&names(&after.0)).cloned().collect();
+            let agreed = if backend == Backend::Qcow2 {
+                0
+            } else {
+                puts.iter().filter(|put| matches!(put, Unmanaged(_))).count()
+            };
+            assert_eq!(gone.len(), agreed, "{case}: {gone:?}");
+            assert!(gone.iter().all(|one| one.contains("daily-")), "{case}: {gone:?}");
+            let gone: Vec<String> = gone.into_iter().collect();
+            if gone.is_empty() {
+                "done; nothing is destroyed".to_owned()
+            } else {
+                format!("done; destroyed: {}", gone.join(", "))
+            }
+        }
+        refusal => {
+            // I16, I7, and no downtime.
+            assert!(before.0 == after.0, "{case}: storage was changed");
+            assert_eq!(guest_starts, 0, "{case}");
+            let text = failure.unwrap_or_else(|| panic!("{case}: nothing was told"));
+            match refusal {
+                Expected::Refused => {
+                    assert_eq!(operations, 0, "{case}");
+                    format!("refused before anything is looked at\n  {text}")
+                }
+                _ => {
+                    assert_eq!(operations, 1, "{case}");
+                    format!("blocked by the check\n  {text}")
+                }
+            }
+        }
+    };
+    let reminder = locked(&world.ground).orders.reports.get(&APP.to_string()).map(|report| {
+        report.app_err.iter().any(|error| error.severity == 1 && error.description.contains(FORCE_ROLLBACK))
+    });
+    assert_eq!(reminder, Some(has_tag), "L6: a report reminds of a tag that is set, and of no other: {case}");
+    outcome
+}
+
+/// Compares with the file of this name, or writes it if `UPDATE_GOLDEN` is set.
+fn expect(name: &str, text: &str) {
+    let file = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("golden/decision").join(name);
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        std::fs::create_dir_all(file.parent().expect("a directory")).expect("it can be made");
+        std::fs::write(&file, text).expect("the table can be written");
+        return;
+    }
+    let golden = std::fs::read_to_string(&file).unwrap_or_default();
+    assert!(
+        golden == text,
+        "{} differs (UPDATE_GOLDEN=1 writes it anew)\n--- expected\n{golden}\n--- decided\n{text}",
+        file.display()
+    );
+}
+
+fn table(backend: Backend) {
+    let bases = [base(backend, false), base(backend, true)];
+    for state in STATES {
+        let mut text = String::new();
+        for (name, puts) in BLOCKERS.into_iter().filter(|(_, puts)| backend.takes(puts)) {
+            for has_tag in [false, true] {
+                let base = &bases[usize::from(puts.contains(&Managed))];
+                let outcome = decide(base, backend, state, puts, has_tag);
+                let tag = if has_tag { "force_rollback" } else { "no tag" };
+                text.push_str(&format!("in the way: {name}; {tag}\n  {outcome}\n\n"));
+            }
+        }
+        if backend == Backend::Zvol {
+            text.push_str(&unknown(state));
+        }
+        let state = if state.is_empty() { "not-set" } else { state };
+        expect(&format!("{}-{state}.txt", backend.name()), &text);
+    }
+}
+
+/// No storage of ours tells of what it cannot name; should one, this is what is said.
+fn unknown(state: &str) -> String {
+    let guard = effective(&AppGuard { ha_state: Guard::read(state), ..AppGuard::default() }, None);
+    let something = Blocker::other(BlockerKind::Unknown, "bookmark weekly");
+    let daily = Blocker::snapshot(BlockerKind::Unmanaged, "daily-1", "7");
+    let cases = [("unknown", vec![something.clone()]), ("unknown and unmanaged", vec![something, daily])];
+    let mut text = String::new();
+    for (name, blockers) in cases {
+        for has_tag in [false, true] {
+            let seen = [(VolumeId(volume(1)), blockers.clone())].into();
+            let outcome = match guard.refusal(AppId(APP)) {
+                Some(why) => format!("refused before anything is looked at\n  {why}"),
+                None => match judge_rollback(AppId(APP), SnapshotId(snapshot(1)), &seen, has_tag) {
+                    Judgement::Blocked(why) => format!("blocked by the check\n  {why}"),
+                    Judgement::Go(consent) => panic!("unknown, and it went on: {consent:?}"),
+                },
+            };
+            let tag = if has_tag { "force_rollback" } else { "no tag" };
+            text.push_str(&format!("in the way: {name}; {tag}\n  {outcome}\n\n"));
+        }
+    }
+    text
+}
+
+#[test]
+fn the_table_on_zfs_volumes() {
+    table(Backend::Zvol);
+}
+
+/// L4: an older snapshot can be applied and the newer stay.
+#[test]
+fn the_table_on_images() {
+    table(Backend::Qcow2);
+}
