@@ -9,7 +9,7 @@
 //! `UPDATE_GOLDEN=1` writes the files anew.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use holdfast_tests::world::ground::locked;
 use holdfast_tests::world::storage::{devices, raw_tool};
@@ -122,7 +122,7 @@ fn place(world: &World, backend: Backend, n: u8) -> PathBuf {
     backend.setting().storage.path(&world.layout, &VolumeKey::new(VolumeId(volume(n)), 1))
 }
 
-fn newest(world: &World, volume: &PathBuf) -> String {
+fn newest(world: &World, volume: &Path) -> String {
     let image = raw_tool(&world.tap.disk).image(volume).expect("it is there");
     image.snapshots.last().expect("one at least").name.clone()
 }

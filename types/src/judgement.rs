@@ -52,7 +52,7 @@ pub fn judge_rollback(app: AppId, target: SnapshotId, seen: &Blockers, has_tag: 
             the_unmanaged(seen)
         ));
     } else if has(BlockerKind::Unmanaged) {
-        text.push_str(&format!(" Then it would still destroy {}.", the_unmanaged(seen)));
+        text.push_str(&format!(" With that out of the way it would still destroy {}.", the_unmanaged(seen)));
     }
     Judgement::Blocked(text)
 }
@@ -82,8 +82,8 @@ fn listed(seen: &Blockers) -> String {
 fn the_unmanaged(seen: &Blockers) -> String {
     let count = seen.values().flatten().filter(|one| one.kind == BlockerKind::Unmanaged).count();
     match count {
-        1 => "this 1 snapshot that was not made by this node".to_owned(),
-        count => format!("these {count} snapshots that were not made by this node"),
+        1 => "1 snapshot that this node did not make".to_owned(),
+        count => format!("{count} snapshots that this node did not make"),
     }
 }
 
@@ -113,7 +113,7 @@ mod tests {
         assert_eq!(judge(&[], true), Judgement::Go(Consent::default()));
         let text = refused(&[(Unmanaged, "daily"), (Unmanaged, "weekly")], false);
         assert!(text.contains("2 (daily, weekly)") && text.contains("--tag force_rollback"), "{text}");
-        assert!(text.contains("would destroy these 2 snapshots"), "{text}");
+        assert!(text.contains("would destroy 2 snapshots"), "{text}");
         let Judgement::Go(consent) = judge(&[(Unmanaged, "daily")], true) else { panic!("agreed to") };
         assert_eq!(consent.volumes.values().flatten().count(), 1);
         for kind in [Managed, Clone, Hold, Unknown] {
