@@ -204,7 +204,7 @@ fn what_is_in_use_too_large_or_wrongly_named_is_refused_before_anything_is_made(
     handler.preflight(&volume, &quiet(true)).expect("our own guest");
     drop(held);
 
-    for bad in ["daily", "holdfast-a/b", &format!("holdfast-{}", "x".repeat(240))] {
+    for bad in ["daily", "holdfast-a/b", "holdfast-a.raw", &format!("holdfast-{}", "x".repeat(240))] {
         let bad = SnapshotName::parse(bad).expect("a name");
         let refused = handler.create_snapshot(&volume, &bad, &CX());
         assert!(matches!(refused, Err(VolumeError::Name { .. })), "{refused:?}");

@@ -62,8 +62,8 @@ pub(super) fn place_of(volume: &Path, name: &SnapshotName) -> Result<PathBuf, Vo
     file_name.push(name.as_str());
     let reason = if !name.is_ours() {
         "it does not begin with holdfast-"
-    } else if name.as_str().contains('/') {
-        "no file can have it"
+    } else if name.as_str().contains(['/', '.']) {
+        "its file would be no file of its volume, or could be taken for a volume's own"
     } else if TEMPORARY_PREFIX.len() + file_name.len() > LONGEST_FILE_NAME_BYTES {
         "together with its volume's it is too long for a file's"
     } else {
