@@ -40,7 +40,7 @@ zfs-guest: setup ## the guest that make zfs-test runs in, with OpenZFS's modules
 
 zfs-test: zfs-guest ## tests on real OpenZFS, inside a guest: under 3 minutes (ZFS_TEST_FLAGS=--required: no skipping)
 	$(CARGO) build $(FEATURES) --package holdfast-tests --bin zfs-test
-	timeout $(TIMEOUT_FLAGS) 900 $(TARGET_DIR)/debug/zfs-test $(FEATURES) $(ZFS_TEST_FLAGS)
+	timeout $(TIMEOUT_FLAGS) 1600 $(TARGET_DIR)/debug/zfs-test $(FEATURES) $(ZFS_TEST_FLAGS)
 
 # Both are components of the Rust toolchain that a machine may lack. Continuous integration has them.
 fmt-check:

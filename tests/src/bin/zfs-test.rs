@@ -39,8 +39,8 @@ struct Arguments {
     /// Goes to cargo: features the tests are built with
     #[arg(long)]
     features: Option<String>,
-    /// How long the guests may take, in seconds; alone on a machine they need a quarter of that
-    #[arg(long, default_value_t = 800)]
+    /// How long the guests may take, in seconds; alone on a machine they need a fraction of that
+    #[arg(long, default_value_t = 1500)]
     seconds: u64,
     /// So many guests run beside each other; without it, as many as there are processors
     #[arg(long)]

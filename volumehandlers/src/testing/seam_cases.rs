@@ -21,7 +21,7 @@ pub(super) const ALL: &[(&str, Case)] = &[
     ("wrong wishes are refused by name", wrong_wishes_are_refused),
 ];
 
-const SIZE_BYTES: u64 = 8 << 20;
+const SIZE_BYTES: u64 = 4 << 20;
 
 fn unattended() -> HandlerCx<'static> {
     HandlerCx::unattended()
