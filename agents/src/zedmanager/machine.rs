@@ -268,7 +268,10 @@ fn choose_change(state: &AppInstanceState, facts: &Facts<'_>) -> Decision {
         Change::None => {}
         Change::InPlace => return Decision::ApplyInPlace(Box::new(wanted)),
         Change::Restart | Change::Purge if state.waiting.is_some() => {
-            return old_version_runs(applied, &wanted).unwrap_or(Decision::Wait(WaitingFor::Controller));
+            // What waits holds up nothing else: the old version runs, and what is to be cut now is cut of it.
+            return old_version_runs(applied, &wanted)
+                .or_else(|| cut_now(state, applied, facts))
+                .unwrap_or(Decision::Wait(WaitingFor::Controller));
         }
         Change::Restart | Change::Purge => {
             if let Some(deletions) = begin_due_deletions(state, facts) {
@@ -284,12 +287,17 @@ fn choose_change(state: &AppInstanceState, facts: &Facts<'_>) -> Decision {
             return begin(plan, facts);
         }
     }
+    cut_now(state, applied, facts).unwrap_or(Decision::Wait(WaitingFor::Nothing))
+}
+
+/// The snapshots that wait for nothing, if there are any ([003] A2).
+fn cut_now(state: &AppInstanceState, applied: &AppInstanceConfig, facts: &Facts<'_>) -> Option<Decision> {
     let now = list::waiting_for_now(state);
     if now.is_empty() {
-        return Decision::Wait(WaitingFor::Nothing);
+        return None;
     }
     let plan = Plan { snapshots: now, volumes: applied.volume_keys(), ..Plan::new(OperationKind::Snapshot) };
-    begin(plan, facts)
+    Some(begin(plan, facts))
 }
 
 /// [003] B5: while an update cannot be done the old version runs, if the application is to run at all.

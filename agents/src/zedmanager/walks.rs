@@ -363,6 +363,41 @@ fn a_refused_snapshot_lets_the_old_version_run_and_the_update_wait() {
     assert_eq!(walk.take_steps(), ["begin Update", "StoppingGuest"]);
 }
 
+/// [003] A2, B5: a snapshot for now that came in while an update failed is cut of the old version, which runs; the
+/// update goes on waiting. The World's seeds 10167 and 11574.
+#[test]
+fn an_update_that_waits_does_not_hold_up_a_snapshot_for_now() {
+    let mut walk = Walk::installed();
+    walk.edit(|config| {
+        config.snapshot = listed(&[1]);
+        config.id_and_version.version = "2".into();
+        config.resources.vcpus = 2;
+    });
+    walk.go();
+    walk.edit(|config| {
+        config.snapshot.snapshots.push(SnapshotDesc { id: snapshot_id(2), kind: SnapshotType::Immediate });
+    });
+    walk.state.operation.as_mut().expect("it updates").next.clone_from(&walk.received);
+    walk.pass_preflight(1, Some("volume is raw"));
+    assert_eq!(walk.go(), WaitingFor::Preflight);
+    assert_eq!(
+        walk.take_steps(),
+        ["begin Update", "CheckingStorage", "fail: volume is raw", "begin Snapshot"]
+    );
+    walk.pass_preflight(2, None);
+    assert_eq!(walk.go(), WaitingFor::GuestDown);
+    walk.guest = Guest::ConfirmedDown;
+    assert_eq!(walk.go(), WaitingFor::Cuts);
+    walk.storage_answers(2, SnapshotAction::Create, None);
+    assert_eq!(walk.go(), WaitingFor::Controller);
+    let version = |n: u8| match &walk.state.snapshots[&snapshot_id(n)].state {
+        SnapshotState::Available(instance) => Some(instance.config_version.version.clone()),
+        _ => None,
+    };
+    assert_eq!((version(1), version(2)), (None, Some("1".to_owned())));
+    assert!(walk.state.waiting.is_some(), "the update still waits");
+}
+
 /// [003] C6: what failed is on the snapshot, and a higher counter is obeyed at once.
 #[test]
 fn a_failed_rollback_leaves_the_version_in_force_and_can_be_ordered_again() {
