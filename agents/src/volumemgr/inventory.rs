@@ -7,8 +7,10 @@
 //! ```
 //!
 //! Changes nothing but one thing: unfinished temporaries in the volume directories are swept.
-//! Nothing found damaged fails the inventory ([003] G9); only a directory that cannot be listed does.
+//! Nothing found damaged fails the inventory ([003] G9); only a directory that cannot be listed does. A volume that
+//! cannot be asked for what is left of a snapshot makes the findings uncertain: the look is taken again some times.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::Path;
@@ -24,6 +26,7 @@ use holdfast_types::{
 use holdfast_volumehandlers::{Registry, SnapshotName, placement};
 
 use super::download;
+use super::jobs::Env;
 use super::request::Stored;
 
 /// The findings.
@@ -32,6 +35,8 @@ pub struct Inventory {
     pub snapshots: BTreeMap<SnapshotId, Stored>,
     pub strays: BTreeMap<VolumeKey, Stray>,
     pub downloads: BTreeSet<ContentTreeId>,
+    /// A snapshot's record could not be read, and some volume could not be asked for it: it may have more than was found.
+    pub is_uncertain: bool,
 }
 
 /// A volume file that no row knows.
@@ -44,16 +49,22 @@ pub struct Stray {
 /// The look.
 #[derive(Debug)]
 pub struct Look<'a> {
-    pub disk: &'a dyn Disk,
-    pub layout: &'a PersistLayout,
-    pub registry: &'a Registry,
-    pub records: &'a [VolumeRecord],
+    disk: &'a dyn Disk,
+    layout: &'a PersistLayout,
+    registry: &'a Registry,
+    records: &'a [VolumeRecord],
+    is_uncertain: Cell<bool>,
 }
 
-impl Look<'_> {
+impl<'a> Look<'a> {
+    pub fn new(env: &'a Env, records: &'a [VolumeRecord]) -> Self {
+        let Env { disk, layout, registry, .. } = env;
+        Look { disk: &**disk, layout, registry, records, is_uncertain: Cell::new(false) }
+    }
+
     pub fn take(&self) -> io::Result<Inventory> {
-        let snapshots = self.snapshots()?;
-        Ok(Inventory { snapshots, strays: self.strays()?, downloads: self.downloads()? })
+        let (snapshots, strays, downloads) = (self.snapshots()?, self.strays()?, self.downloads()?);
+        Ok(Inventory { snapshots, strays, downloads, is_uncertain: self.is_uncertain.get() })
     }
 
     fn snapshots(&self) -> io::Result<BTreeMap<SnapshotId, Stored>> {
@@ -138,16 +149,19 @@ impl Look<'_> {
         self.records.iter().filter(|row| row.stage == VolumeStage::Created)
     }
 
-    /// A volume that cannot be asked has none; its own check will say what is wrong with it.
+    /// A volume that cannot be asked has none, as far as is known; its own check will say what is wrong with it.
     fn names(&self, row: &VolumeRecord) -> Vec<String> {
         let path = Path::new(&row.file_location);
         let listed = self
             .registry
             .handler_for(path, row.format)
             .and_then(|handler| handler.list_snapshots(path))
-            .inspect_err(
-                |error| tracing::warn!(volume = %row.config.key, error = error_chain(error), "no list"),
-            );
+            .inspect_err(|error| {
+                tracing::warn!(volume = %row.config.key, error = error_chain(error), "no list");
+                if error.is_transient() {
+                    self.is_uncertain.set(true);
+                }
+            });
         listed.into_iter().flatten().map(|found| found.name).collect()
     }
 

@@ -67,6 +67,10 @@ use snapshots::SnapshotState;
 use steps::VolumeStep;
 use volumes::VolumeState;
 
+/// A volume that cannot be asked what is left of a damaged snapshot is asked again so many times: for 15 s, as nothing is
+/// served before.
+const UNCERTAIN_LOOKS_AT_MOST: u32 = 4;
+
 /// What volumemgr hears: its topics, the ends of its jobs, its timers.
 #[derive(Debug)]
 pub enum Event {
@@ -155,6 +159,7 @@ pub struct Volumemgr {
     /// Nothing is decided before it is taken.
     inventory_taken: bool,
     inventory_tries: u32,
+    uncertain_looks: u32,
     strays: BTreeMap<VolumeKey, Stray>,
     /// Volumes whose row was lost, and what to say of it as long as this process runs ([003] H3).
     lost_rows: BTreeMap<VolumeKey, ErrorReport>,
@@ -171,6 +176,7 @@ impl Volumemgr {
             inputs: Inputs::default(),
             inventory_taken: false,
             inventory_tries: 0,
+            uncertain_looks: 0,
             strays: BTreeMap::new(),
             lost_rows: BTreeMap::new(),
             volumes: BTreeMap::new(),
@@ -327,7 +333,12 @@ impl Volumemgr {
 
     fn inventory_taken(&mut self, result: Result<Inventory, Failure>, cx: &mut Ctx<Self>) {
         match result {
-            Ok(Inventory { snapshots, strays, downloads }) => {
+            Ok(Inventory { is_uncertain: true, .. }) if self.uncertain_looks < UNCERTAIN_LOOKS_AT_MOST => {
+                // What is left of a damaged snapshot would stay in a volume for ever, once its deletion is confirmed.
+                self.uncertain_looks += 1;
+                again_after(cx, Again::Inventory, self.uncertain_looks);
+            }
+            Ok(Inventory { snapshots, strays, downloads, .. }) => {
                 self.inventory_taken = true;
                 self.strays = strays;
                 self.contents.extend(downloads.into_iter().map(|tree| (tree, ContentState::Leftover)));

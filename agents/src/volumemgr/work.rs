@@ -27,9 +27,8 @@ use super::steps::VolumeStep;
 pub fn run(job: VolumeJob, env: &Env, cx: &JobContext<Event>) -> Event {
     match job {
         VolumeJob::TakeInventory { records } => {
-            let Env { disk, layout, registry, .. } = env;
-            let look = Look { disk: &**disk, layout, registry, records: &records };
-            Event::InventoryTaken(look.take().map_err(|error| Failure::passing(error_chain(&error))))
+            let taken = Look::new(env, &records).take();
+            Event::InventoryTaken(taken.map_err(|error| Failure::passing(error_chain(&error))))
         }
         VolumeJob::Fetch(content) => fetch(content, env, cx),
         VolumeJob::RemoveDownload(content_tree) => {

@@ -342,6 +342,50 @@ fn a_damaged_record_is_a_failed_snapshot_with_its_reason_and_can_be_deleted() {
     both().iter().for_each(|key| assert!(node.snapshots_in(*key).is_empty(), "found by its name"));
 }
 
+/// The images could not be read either when the node looked for what is left of a damaged snapshot: its deletion was
+/// confirmed, and its data stayed in the volumes. The World's seed 10319.
+#[test]
+fn a_damaged_snapshot_is_looked_for_again_where_the_volumes_could_not_be_asked() {
+    let node = snapshotted();
+    let path = node.bench.layout.volumes_snapshot_status_file(&snapshot(1));
+    node.bench.disk.truncate(&path, 20).expect("torn");
+    node.bench.disk.sync_file(&path).expect("durably");
+    let mut node = node.cut_power();
+    for _ in both() {
+        let status = "exit status: 1".to_owned();
+        let error = ToolError::Failed { program: "qemu-img".into(), status, stderr: "read error".into() };
+        node.tool.fail_next(Verb::Info, error);
+    }
+    node.start();
+    both().iter().for_each(|key| node.refer(*key));
+    node.everybody_speaks();
+    assert_eq!(node.answer(), None, "not known yet what there is");
+    both().iter().for_each(|key| assert_eq!(node.snapshots_in(*key).len(), 1, "so it stays"));
+    node.wait(Duration::from_secs(5));
+    both().iter().for_each(|key| assert!(node.snapshots_in(*key).is_empty(), "found by its name"));
+    assert_eq!(node.answer(), None);
+}
+
+/// Whoever can never be asked does not keep the node from its work.
+#[test]
+fn a_volume_that_can_never_be_asked_holds_the_node_up_for_some_seconds_only() {
+    let node = snapshotted();
+    let path = node.bench.layout.volumes_snapshot_status_file(&snapshot(1));
+    node.bench.disk.truncate(&path, 20).expect("torn");
+    node.bench.disk.sync_file(&path).expect("durably");
+    let mut node = node.cut_power();
+    for _ in 0..100 {
+        let status = "exit status: 1".to_owned();
+        let error = ToolError::Failed { program: "qemu-img".into(), status, stderr: "read error".into() };
+        node.tool.fail_next(Verb::Info, error);
+    }
+    node.start();
+    node.request(Create, 1, &both());
+    node.everybody_speaks();
+    node.wait(Duration::from_secs(20));
+    assert!(node.expect_failure(Create, 1).summary.contains("damaged"));
+}
+
 #[test]
 fn a_record_that_eve_wrote_works() {
     let node = Node::with_volumes(1);
