@@ -19,10 +19,10 @@ use holdfast_types::error::Timestamp;
 use holdfast_types::volume::Format;
 
 use super::fake_device::{HeldImage, Holds};
-use super::fake_image::{Blocks, FakeImage, FakeSnapshot, decode, image_bytes};
+use super::fake_image::{Blocks, End, FakeImage, FakeSnapshot, decode, image_bytes};
 use super::fake_told::{failed, listed, not_found, refused};
 use super::fake_zfs::FakeZfs;
-use super::records::record;
+use super::records::{Mark, record};
 use crate::context::HandlerCx;
 use crate::error::ToolError;
 use crate::tool::{Access, CheckReport, ImageInfo, ImageTool, Mend};
@@ -147,15 +147,17 @@ impl FakeImageTool {
     }
 
     /// The image, and where the next record goes.
-    fn load(&self, image: &Path) -> Result<(FakeImage, u64), ToolError> {
+    fn load(&self, image: &Path) -> Result<(FakeImage, End), ToolError> {
         if self.is_device(image) {
-            return self.load_device(image);
+            let (state, used_bytes) = self.load_device(image)?;
+            return Ok((state, End { at: used_bytes, mark: Mark::FIRST }));
         }
         let bytes = self.disk.read(image).map_err(failed)?;
-        Ok(decode(&bytes).unwrap_or_else(|| (FakeImage::from_plain(&bytes), bytes.len() as u64)))
+        let plain = || (FakeImage::from_plain(&bytes), End { at: bytes.len() as u64, mark: Mark::FIRST });
+        Ok(decode(&bytes).unwrap_or_else(plain))
     }
 
-    fn load_qcow2(&self, image: &Path) -> Result<(FakeImage, u64), ToolError> {
+    fn load_qcow2(&self, image: &Path) -> Result<(FakeImage, End), ToolError> {
         let (state, end) = self.load(image)?;
         match state.format {
             Format::Qcow2 => Ok((state, end)),
@@ -164,10 +166,10 @@ impl FakeImageTool {
     }
 
     /// Returns where the record after this one goes.
-    fn append(&self, image: &Path, at: u64, state: &FakeImage) -> Result<u64, ToolError> {
-        let bytes = record(state);
-        self.disk.write_at(image, at, &bytes).map_err(failed)?;
-        Ok(at + bytes.len() as u64)
+    fn append(&self, image: &Path, end: End, state: &FakeImage) -> Result<End, ToolError> {
+        let (bytes, mark) = record(state, end.mark);
+        self.disk.write_at(image, end.at, &bytes).map_err(failed)?;
+        Ok(End { at: end.at + bytes.len() as u64, mark })
     }
 
     /// Two records with the real tool's barrier between them: a cut leaves the image before the first, with the
@@ -175,13 +177,13 @@ impl FakeImageTool {
     fn in_two_steps(
         &self,
         image: &Path,
-        at: u64,
+        end: End,
         half: &FakeImage,
         whole: &FakeImage,
     ) -> Result<(), ToolError> {
-        let at = self.append(image, at, half)?;
+        let end = self.append(image, end, half)?;
         self.disk.sync_file(image).map_err(failed)?;
-        self.append(image, at, whole).map(drop)
+        self.append(image, end, whole).map(drop)
     }
 
     fn replace(&self, image: &Path, state: &FakeImage) -> Result<(), ToolError> {
@@ -266,7 +268,7 @@ impl ImageTool for FakeImageTool {
         }
         Ok(ImageInfo {
             virtual_size_bytes: state.virtual_size_bytes,
-            allocated_bytes: end,
+            allocated_bytes: end.at,
             backing_file: state.backing_file,
             marked_corrupt: state.marked_corrupt,
             snapshots: state.snapshots.into_iter().map(listed).collect(),

@@ -12,7 +12,7 @@ use holdfast_types::error::Timestamp;
 use holdfast_types::volume::Format;
 use serde::{Deserialize, Serialize};
 
-use super::records::{checksum, last_of, record};
+use super::records::{Last, Mark, checksum, last_of, record};
 
 /// What a guest sees: text by block number; what is not there is zeros. Tests compare it as a value.
 pub type Blocks = BTreeMap<u64, String>;
@@ -81,33 +81,64 @@ impl FakeImage {
 /// A fake image as a file, for a server to offer it for download.
 pub fn image_bytes(image: &FakeImage) -> Vec<u8> {
     let mut bytes = MAGIC.to_vec();
-    bytes.extend(record(image));
+    bytes.extend(record(image, Mark::FIRST).0);
     bytes
 }
 
-/// The image in these bytes and where its last whole record ends; `None` if they are no fake image.
-pub(super) fn decode(bytes: &[u8]) -> Option<(FakeImage, u64)> {
-    let (image, _, end) = last_of(bytes.strip_prefix(MAGIC)?)?;
-    Some((image, (MAGIC.len() + end) as u64))
+/// Where the next record goes, and behind which.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct End {
+    pub at: u64,
+    pub mark: Mark,
+}
+
+/// The image in these bytes and the end of its last whole record; `None` if they are no fake image.
+pub(super) fn decode(bytes: &[u8]) -> Option<(FakeImage, End)> {
+    let Last { state, end, mark, .. } = last_of(bytes.strip_prefix(MAGIC)?)?;
+    Some((state, End { at: (MAGIC.len() + end) as u64, mark }))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    /// An image of two records, and where each ends.
+    fn two(first: &FakeImage, second: &FakeImage) -> (Vec<u8>, [End; 2]) {
+        let mut bytes = image_bytes(first);
+        let (_, end_of_first) = decode(&bytes).expect("an image");
+        let (more, mark) = record(second, end_of_first.mark);
+        bytes.extend(more);
+        let end_of_second = End { at: bytes.len() as u64, mark };
+        (bytes, [end_of_first, end_of_second])
+    }
+
     #[test]
     fn a_torn_tail_is_as_if_it_had_never_been_written() {
         let first = FakeImage::new(Format::Qcow2, 512, Blocks::new());
         let second = FakeImage { leaks: 7, ..first.clone() };
-        let mut bytes = image_bytes(&first);
-        let end_of_first = bytes.len();
-        bytes.extend(record(&second));
-        assert_eq!(decode(&bytes), Some((second, bytes.len() as u64)));
-        for cut in end_of_first..bytes.len() {
-            assert_eq!(decode(&bytes[..cut]), Some((first.clone(), end_of_first as u64)), "cut at {cut}");
+        let (bytes, [end_of_first, end_of_second]) = two(&first, &second);
+        let first_bytes = usize::try_from(end_of_first.at).expect("small");
+        assert_eq!(decode(&bytes), Some((second, end_of_second)));
+        for cut in first_bytes..bytes.len() {
+            assert_eq!(decode(&bytes[..cut]), Some((first.clone(), end_of_first)), "cut at {cut}");
         }
         let mut zeroed = bytes.clone();
-        zeroed[end_of_first..].fill(0);
-        assert_eq!(decode(&zeroed), Some((first, end_of_first as u64)));
+        zeroed[first_bytes..].fill(0);
+        assert_eq!(decode(&zeroed), Some((first, end_of_first)));
+    }
+
+    /// A cut lost the second record and kept the third; a guest's write took the second one's place, was as long, and was
+    /// undone by the third, which had not been there. The World's seed 11977.
+    #[test]
+    fn what_is_written_in_a_lost_records_place_does_not_bring_the_next_one_back() {
+        let first = FakeImage::new(Format::Qcow2, 512, Blocks::new());
+        let half = FakeImage { leaks: 1, ..first.clone() };
+        let (mut bytes, [end_of_first, end_of_half]) = two(&first, &half);
+        bytes.extend(record(&first, end_of_half.mark).0);
+        let guest = FakeImage { leaks: 2, ..first.clone() };
+        let (written, mark) = record(&guest, end_of_first.mark);
+        let place = usize::try_from(end_of_first.at).expect("small");
+        bytes[place..place + written.len()].copy_from_slice(&written);
+        assert_eq!(decode(&bytes), Some((guest, End { at: end_of_half.at, mark })));
     }
 }

@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex};
 use holdfast_persist::crashsafe;
 use holdfast_persist::disk::{Disk, is_no_space};
 
-use super::super::records::{last_of, record};
+use super::super::records::{Last, Mark, last_of, record};
 use super::pool::Pool;
 use crate::zvol::ZfsError;
 
@@ -40,6 +40,7 @@ pub(super) struct Store {
 pub(super) struct Loaded {
     pub pool: Pool,
     next_at: usize,
+    newest: Mark,
     area_end: usize,
 }
 
@@ -61,7 +62,7 @@ impl Store {
     /// Makes the pool, durably, in place of what is there.
     pub fn create(&self, pool: &Pool) -> Result<(), ZfsError> {
         self.forget();
-        crashsafe::durable_replace(&*self.disk, &self.file, &fresh(&record(pool)))
+        crashsafe::durable_replace(&*self.disk, &self.file, &fresh(&record(pool, Mark::FIRST).0))
             .map_err(|error| self.failed(error))
     }
 
@@ -84,9 +85,10 @@ impl Store {
 
     fn load_from(&self, begin: usize) -> Result<Option<Loaded>, ZfsError> {
         let bytes = self.disk.read_at(&self.file, begin as u64, usize::MAX).map_err(|e| self.failed(e))?;
-        let Some((pool, newest_at, end)) = last_of(&bytes) else { return Ok(None) };
+        let Some(last) = last_of(&bytes) else { return Ok(None) };
+        let Last { state: pool, begin: newest_at, end, mark: newest } = last;
         *self.newest_at.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(begin + newest_at);
-        Ok(Some(Loaded { pool, next_at: begin + end, area_end: begin + bytes.len() }))
+        Ok(Some(Loaded { pool, next_at: begin + end, newest, area_end: begin + bytes.len() }))
     }
 
     /// A transaction group: durable after `Ok`, and not there after an error.
@@ -125,7 +127,7 @@ impl Store {
 
     /// Where the record is, with its length; `None` if it went to a new file and is durable.
     fn append(&self, loaded: &Loaded) -> Result<Option<(u64, usize)>, ZfsError> {
-        let bytes = record(&loaded.pool);
+        let (bytes, _) = record(&loaded.pool, loaded.newest);
         let at = loaded.next_at as u64;
         if loaded.next_at + bytes.len() <= loaded.area_end {
             let written = self.disk.write_at(&self.file, at, &bytes);
