@@ -174,6 +174,7 @@ fn storage(
         world.rows::<VolumesSnapshotStatus>().into_iter().map(|status| (status.snapshot, status)).collect();
     let mut held: BTreeMap<PathBuf, BTreeMap<String, SnapshotId>> = BTreeMap::new();
     let mut needed: BTreeSet<PathBuf> = BTreeSet::new();
+    let mut giving_up: BTreeSet<PathBuf> = BTreeSet::new();
     for row in rows.values() {
         needed.extend(
             row.applied
@@ -197,7 +198,10 @@ fn storage(
                 let holdfast_types::VolumeSnapshotMeta::Recorded(meta) = meta else { continue };
                 let key = holdfast_types::VolumeKey { volume: *volume, generation: meta.generation };
                 let path = ground.storage.path(&world.layout, &key);
-                needed.insert(path.clone());
+                match is_given_up(&entry.state) {
+                    true => giving_up.insert(path.clone()),
+                    false => needed.insert(path.clone()),
+                };
                 held.entry(path).or_default().insert(meta.storage_name.clone(), *id);
             }
         }
@@ -232,7 +236,7 @@ fn storage(
     let is_unread = ground.faults.has_read_error && rows.values().any(|row| has_unread(row));
     for path in &files {
         ensure!(
-            is_unread || tidied.contains(path) || needed.contains(path) || listed.contains(path),
+            is_unread || [tidied, &needed, &giving_up, &listed].iter().any(|paths| paths.contains(path)),
             "I5: {} is nobody's",
             path.display()
         );
@@ -244,6 +248,12 @@ fn storage(
         }
     }
     Ok(())
+}
+
+/// Storage was told to delete it: a volume that held nothing else goes with it, and may be gone while the others are still
+/// being seen to, or are seen to again after a restart (I12 is looked at when a volume goes).
+fn is_given_up(state: &SnapshotState) -> bool {
+    matches!(state, SnapshotState::Deleting { asked: true, .. })
 }
 
 /// A snapshot whose record could not be read is shown as failed, and what it holds is not known before the next
@@ -351,7 +361,8 @@ fn records(world: &World, rows: &BTreeMap<Uuid, Arc<AppInstanceState>>, is_unrea
         "G9: something is in quarantine: {:?}",
         quarantined.iter().map(|entry| &entry.name).collect::<Vec<_>>()
     );
-    temporaries(disk, world.layout.root())
+    // A start that could not list a directory sweeps it at the next one.
+    if is_unread { Ok(()) } else { temporaries(disk, world.layout.root()) }
 }
 
 fn temporaries(disk: &dyn Disk, directory: &Path) -> Missing {

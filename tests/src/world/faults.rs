@@ -192,6 +192,13 @@ impl Faults {
         self.planned.iter().any(full)
     }
 
+    /// True while the disk is full, for whoever measures it: what it keeps him from may fail, as if a call had.
+    pub fn is_found_full(&mut self) -> bool {
+        let is_full = self.is_full();
+        self.has_impaired |= is_full;
+        is_full
+    }
+
     /// The ballast is given up: the next calls find room.
     pub fn room_is_made(&mut self) {
         if self.is_full() {
@@ -238,6 +245,15 @@ mod tests {
         assert_eq!(struck, [false, false, true, true, false]);
         assert!(!faults.is_armed());
         assert_eq!(faults.fired(), Fired::from([(FaultKind::Io, 2)]));
+    }
+
+    /// An update was refused for a disk that was full when measured, and no call had failed: the World's seed 10934.
+    #[test]
+    fn a_disk_that_is_found_full_excuses_what_is_refused_for_it() {
+        let mut faults = Faults::default();
+        assert!(!faults.is_found_full() && !faults.has_impaired);
+        faults.plan(FaultKind::NoSpace, 0, 4);
+        assert!(faults.is_found_full() && faults.has_impaired);
     }
 
     #[test]

@@ -255,7 +255,7 @@ impl Disk for TapDisk {
     fn space(&self, path: &Path) -> io::Result<Space> {
         self.0.before_look("measure space at", path)?;
         let space = self.0.disk.space(path)?;
-        let is_full = super::ground::locked(&self.0.ground).faults.is_full();
+        let is_full = super::ground::locked(&self.0.ground).faults.is_found_full();
         Ok(if is_full { Space { free_bytes: 0, ..space } } else { space })
     }
 
