@@ -558,7 +558,7 @@ fn await_cuts(state: &AppInstanceState, operation: &Operation, facts: &Facts<'_>
         // A cut came while a failure of this operation was being carried out: its files went before the row told so.
         return Decision::Enter(Phase::CuttingSnapshots);
     }
-    let mut pending = false;
+    let (mut pending, mut failed) = (false, None);
     for desc in &operation.snapshots {
         let entry = state.snapshots.get(&desc.id).map(|entry| &entry.state);
         if matches!(entry, Some(SnapshotState::Available(_))) {
@@ -566,11 +566,16 @@ fn await_cuts(state: &AppInstanceState, operation: &Operation, facts: &Facts<'_>
         }
         match answer(operation, SnapshotAction::Create, facts.storage.get(&desc.id)) {
             Some(Ok(created)) => return Decision::KeepSnapshot(desc.id, created),
-            Some(Err(error)) => return Decision::Fail(error),
+            Some(Err(error)) => failed = failed.or(Some(error)),
             None => pending = true,
         }
     }
-    if pending { Decision::Wait(WaitingFor::Cuts) } else { leave(state, operation, facts) }
+    match failed {
+        // Also where one has failed already: the guest stays down as long as storage is at its volumes (I8).
+        _ if pending => Decision::Wait(WaitingFor::Cuts),
+        Some(error) => Decision::Fail(error),
+        None => leave(state, operation, facts),
+    }
 }
 
 fn await_reverts(state: &AppInstanceState, operation: &Operation, facts: &Facts<'_>) -> Decision {

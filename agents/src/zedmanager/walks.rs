@@ -237,6 +237,8 @@ fn what_an_update_has_cut_is_not_cut_again_where_its_records_cannot_be_read() {
     assert_eq!(walk.saved[&snapshot_id(1)].version(), "1", "B1: set aside again");
     let mut vouched = walk.clone();
     walk.storage_answers(1, SnapshotAction::Create, Some("its record is damaged"));
+    assert_eq!(walk.go(), WaitingFor::Cuts);
+    walk.storage_answers(2, SnapshotAction::Create, None);
     walk.go();
     assert_eq!((entry(&mut walk), walk.state.operation.is_none()), (SnapshotState::Failed(unread), true));
 
@@ -361,6 +363,31 @@ fn a_refused_snapshot_lets_the_old_version_run_and_the_update_wait() {
     walk.edit(|config| config.snapshot.snapshots.clear());
     walk.go();
     assert_eq!(walk.take_steps(), ["begin Update", "StoppingGuest"]);
+}
+
+/// [003] B5, I8: one of two snapshots could not be cut, and the guest was started while storage was cutting the other one, whose
+/// remains it then kept locked. The World's seed 10758.
+#[test]
+fn an_update_fails_only_when_storage_is_done_with_all_its_snapshots() {
+    let mut walk = Walk::installed();
+    walk.edit(|config| {
+        config.snapshot = listed(&[1, 2]);
+        config.id_and_version.version = "2".into();
+        config.resources.vcpus = 2;
+    });
+    walk.guest = Guest::ConfirmedDown;
+    walk.go();
+    walk.pass_preflight(1, None);
+    walk.pass_preflight(2, None);
+    assert_eq!(walk.go(), WaitingFor::Cuts);
+    walk.take_steps();
+    walk.storage_answers(2, SnapshotAction::Create, Some("no space left"));
+    assert_eq!(walk.go(), WaitingFor::Cuts, "storage is at the first one");
+    walk.storage_answers(1, SnapshotAction::Create, None);
+    assert_eq!(walk.go(), WaitingFor::Controller);
+    assert_eq!(walk.take_steps(), ["keep", "fail: no space left"]);
+    assert!(matches!(walk.state.snapshots[&snapshot_id(1)].state, SnapshotState::Available(_)));
+    assert!(matches!(walk.state.snapshots[&snapshot_id(2)].state, SnapshotState::Failed(_)));
 }
 
 /// [003] A2, B5: a snapshot for now that came in while an update failed is cut of the old version, which runs; the
