@@ -303,6 +303,29 @@ fn a_deleted_snapshot_keeps_its_directory_until_storage_says_that_it_is_gone() {
     assert!(!node.has_directory(1));
 }
 
+/// Its records could not be read, so storage did not know whose it was, and nobody heard that it was gone: the deletion ran for
+/// ever. The World's seed 10959.
+#[test]
+fn who_has_a_snapshot_hears_that_it_is_gone_where_storage_does_not_know_whose_it_was() {
+    let mut node = Node::upgraded();
+    let known = node.bench.row::<VolumesSnapshotStatus>(&snapshot_id(1)).expect("cut");
+    let error = Some(ErrorReport::new("its record cannot be read", time(1)));
+    let result_of = SnapshotAction::Unspecified;
+    let app = AppId(uuid::Uuid::nil());
+    node.bench.publish(VolumesSnapshotStatus { app, result_of, error, ..known });
+    let mut without = version_2();
+    without.snapshot.snapshots.clear();
+    without.activate = false;
+    node.bench.publish(without);
+    node.domain_obeys();
+    node.domain_obeys();
+    assert!(node.bench.row::<AppInstanceState>(&app_id()).expect("there").operation.is_some());
+    node.bench.unpublish::<VolumesSnapshotStatus>(&snapshot_id(1));
+    let row = node.bench.row::<AppInstanceState>(&app_id()).expect("there");
+    assert!(row.operation.is_none() && row.snapshots.is_empty(), "{row:?}");
+    assert!(!node.has_directory(1));
+}
+
 /// What is left of a snapshot that was never finished goes once volumemgr has told all it has.
 #[test]
 fn remains_without_a_row_go_when_storage_is_known() {

@@ -44,10 +44,14 @@ impl Zedmanager {
                 })
                 .into_iter()
                 .collect(),
-            Event::Snapshot(change) => {
-                let status = remember(&mut self.storage, &change);
-                status.map(|status| status.app).into_iter().collect()
-            }
+            Event::Snapshot(change) => match remember(&mut self.storage, &change) {
+                // Its record could not be read, so storage cannot tell whose it is: whoever has it knows.
+                Some(status) if status.app.0.is_nil() => {
+                    self.all_apps().into_iter().chain([status.app]).collect()
+                }
+                Some(status) => vec![status.app],
+                None => Vec::new(),
+            },
             Event::Preflight(change) => {
                 let status = remember(&mut self.preflight, &change);
                 // An answer that is gone moves nobody.

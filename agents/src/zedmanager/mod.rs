@@ -237,11 +237,13 @@ impl Agent for Zedmanager {
 }
 
 fn object_lane<T>(change: &Change<T>, app: fn(&T) -> AppId) -> Lane {
-    match change {
-        Change::Created(value) | Change::Deleted(value) => Lane::object(app(value)),
-        Change::Modified { new, .. } => Lane::object(app(new)),
-        Change::Synced | Change::Restarted(_) => Lane::Agent,
-    }
+    let app = match change {
+        Change::Created(value) | Change::Deleted(value) => app(value),
+        Change::Modified { new, .. } => app(new),
+        Change::Synced | Change::Restarted(_) => return Lane::Agent,
+    };
+    // Of nobody's, any application may be concerned.
+    if app.0.is_nil() { Lane::Agent } else { Lane::object(app) }
 }
 
 impl Zedmanager {
