@@ -339,23 +339,25 @@ impl std::fmt::Write for Hashed {
 
 /// What the rollback that has just ended failed of. In the same step another order may have been refused, and that failure
 /// bears the same number; but what became of a snapshot's own rollback stands on the snapshot ([003] C6, A6). If it was
-/// another rollback that was refused, its failure stands on the snapshot as well: then storage's answer tells.
+/// another rollback that was refused, its failure stands on the snapshot as well: then storage's answer tells. So it does where
+/// another operation was begun in the same step and failed, too, whose failure bears a number of its own (seed 11022).
 fn failure_of(
     row: &AppInstanceState,
     number: OperationNumber,
     target: &RollbackTarget,
     answers: &[Arc<VolumesSnapshotStatus>],
 ) -> Option<String> {
-    let failure = row.last_failure.as_ref().filter(|failure| failure.number == number)?;
+    let failure = row.last_failure.as_ref().filter(|failure| failure.number == number);
     let is_answer = |answer: &&Arc<VolumesSnapshotStatus>| {
         answer.snapshot == target.snapshot
             && (answer.operation, answer.result_of) == (number, SnapshotAction::Rollback)
     };
-    if row.rollback_counter > target.counter
+    if (row.rollback_counter > target.counter || failure.is_none())
         && let Some(answer) = answers.iter().find(is_answer)
     {
         return answer.error.as_ref().map(|error| error.summary.clone());
     }
+    let failure = failure?;
     let error = match row.snapshots.get(&target.snapshot).map(|entry| &entry.state) {
         // It may have been dropped in the same step.
         Some(SnapshotState::Available(instance) | SnapshotState::Deleting { instance, .. }) => {
