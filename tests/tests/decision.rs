@@ -31,12 +31,14 @@ enum Put {
     Clone(u8),
     /// On the newest snapshot there is.
     Hold(u8),
+    /// A bookmark of a newer snapshot that is gone: the kind that this node cannot name.
+    Unknown(u8),
 }
 
 use Put::*;
 
 /// Holds are on newer snapshots, so there is none without one of those.
-const BLOCKERS: [(&str, &[Put]); 11] = [
+const BLOCKERS: [(&str, &[Put]); 13] = [
     ("none", &[]),
     ("managed", &[Managed]),
     ("unmanaged", &[Unmanaged(2)]),
@@ -44,10 +46,12 @@ const BLOCKERS: [(&str, &[Put]); 11] = [
     ("clone", &[Clone(1)]),
     ("hold on unmanaged", &[Unmanaged(1), Hold(1)]),
     ("hold on managed", &[Managed, Hold(2)]),
+    ("unknown", &[Unknown(1)]),
+    ("unknown and unmanaged", &[Unknown(1), Unmanaged(2)]),
     ("managed and unmanaged", &[Managed, Unmanaged(2)]),
     ("unmanaged and clone", &[Unmanaged(2), Clone(1)]),
     ("unmanaged on one, held on the other", &[Unmanaged(1), Unmanaged(2), Hold(2)]),
-    ("all of them", &[Managed, Unmanaged(1), Unmanaged(2), Clone(1), Hold(1)]),
+    ("all of them", &[Managed, Unmanaged(1), Unmanaged(2), Clone(1), Hold(1), Unknown(2)]),
 ];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,9 +76,9 @@ impl Backend {
         }
     }
 
-    /// Neither clones nor holds are known to an image.
+    /// Neither clones nor holds nor bookmarks are known to an image.
     fn takes(self, puts: &[Put]) -> bool {
-        self == Backend::Zvol || !puts.iter().any(|put| matches!(put, Clone(_) | Hold(_)))
+        self == Backend::Zvol || !puts.iter().any(|put| matches!(put, Clone(_) | Hold(_) | Unknown(_)))
     }
 }
 
@@ -89,7 +93,7 @@ enum Expected {
 
 /// The seed's flow chart, a second time.
 fn expected(state: &str, puts: &[Put], has_tag: bool, backend: Backend) -> Expected {
-    let firm = puts.iter().any(|put| matches!(put, Managed | Clone(_) | Hold(_)));
+    let firm = puts.iter().any(|put| matches!(put, Managed | Clone(_) | Hold(_) | Unknown(_)));
     match state {
         "ignored" | "" if backend == Backend::Qcow2 || puts.is_empty() => Expected::Done,
         "ignored" | "" if firm => Expected::Blocked,
@@ -139,6 +143,10 @@ fn put(world: &mut World, backend: Backend, put: Put) {
             let image = raw_tool(&world.tap.disk).image(&volume).expect("it is there");
             let target = image.snapshots.first().expect("the target").name.clone();
             world.stranger_clones(&volume, &target);
+        }
+        Unknown(n) => {
+            let volume = place(world, backend, n);
+            world.stranger_bookmarks(&volume);
         }
         Hold(n) => {
             let volume = place(world, backend, n);
@@ -259,36 +267,9 @@ fn table(backend: Backend) {
                 text.push_str(&format!("in the way: {name}; {tag}\n  {outcome}\n\n"));
             }
         }
-        if backend == Backend::Zvol {
-            text.push_str(&unknown(state));
-        }
         let state = if state.is_empty() { "not-set" } else { state };
         expect(&format!("{}-{state}.txt", backend.name()), &text);
     }
-}
-
-/// No storage of ours tells of what it cannot name; should one, this is what is said.
-fn unknown(state: &str) -> String {
-    let guard = effective(&AppGuard { ha_state: Guard::read(state), ..AppGuard::default() }, None);
-    let something = Blocker::other(BlockerKind::Unknown, "bookmark weekly");
-    let daily = Blocker::snapshot(BlockerKind::Unmanaged, "daily-1", "7");
-    let cases = [("unknown", vec![something.clone()]), ("unknown and unmanaged", vec![something, daily])];
-    let mut text = String::new();
-    for (name, blockers) in cases {
-        for has_tag in [false, true] {
-            let seen = [(VolumeId(volume(1)), blockers.clone())].into();
-            let outcome = match guard.refusal(AppId(APP)) {
-                Some(why) => format!("refused before anything is looked at\n  {why}"),
-                None => match judge_rollback(AppId(APP), SnapshotId(snapshot(1)), &seen, has_tag) {
-                    Judgement::Blocked(why) => format!("blocked by the check\n  {why}"),
-                    Judgement::Go(consent) => panic!("unknown, and it went on: {consent:?}"),
-                },
-            };
-            let tag = if has_tag { "force_rollback" } else { "no tag" };
-            text.push_str(&format!("in the way: {name}; {tag}\n  {outcome}\n\n"));
-        }
-    }
-    text
 }
 
 #[test]

@@ -7,6 +7,7 @@ use holdfast_tests::world::explore::{Bases, Depth, Outcome, Second, Show, ZFS_SE
 use holdfast_tests::world::explore_faults::{explore_single_faults, steps_without_a_call};
 use holdfast_tests::world::faults::{FaultKind, Faults, Fired, KINDS};
 use holdfast_tests::world::ground::locked;
+use holdfast_tests::world::meddling::GUARD_SEEDS;
 use holdfast_tests::world::workload::{ON_FILES, ON_ZFS, Op, Workload, every};
 
 /// More reads than a start does.
@@ -271,4 +272,14 @@ fn a_rollback_whose_outcome_is_not_known_is_asked_again_until_storage_knows() {
 #[test]
 fn each_of_several_snapshots_on_zfs_can_be_rolled_back_to_in_the_end() {
     expect_kept(&explore_seed(&bases(), ZFS_SEEDS + 5595, ONE_CUT, Show::Nothing));
+}
+
+/// Guards, tags and strangers at any moment: I7 and I8 hold, and all is well when they are gone.
+#[test]
+fn drawn_workloads_are_guarded_and_meddled_with() {
+    let bases = bases();
+    for seed in GUARD_SEEDS + 1..GUARD_SEEDS + 25 {
+        let outcome = explore_seed(&bases, seed, Depth { coins: 0, second: Second::No }, Show::Nothing);
+        assert!(outcome.failures.is_empty(), "{:?}", outcome.failures.first());
+    }
 }

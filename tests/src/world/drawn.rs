@@ -5,6 +5,7 @@
 //!     └──▶ faults of each kind, by a coin                                          reacts to failures ─▶ every snapshot rolled back to
 //! ```
 //!
+//! Seeds from `GUARD_SEEDS` on draw guards, tags and strangers as well (`meddling.rs`).
 //! Seeds that are multiples of four draw no faults; those that leave five of eight stop and start the application as well. Every moment up to where faults stop is a power cut, as everywhere.
 
 use std::collections::VecDeque;
@@ -15,6 +16,7 @@ use holdfast_types::SnapshotState;
 use super::explore::{Bases, Depth, Failure, Outcome, Show, finish, settings_of, trace_of};
 use super::faults::{FaultKind, KINDS};
 use super::ground::locked;
+use super::meddling::{GUARD_SEEDS, meddle, open_up};
 use super::tap::Recorder;
 use super::workload::{APP, OPS, Op};
 use super::{Schedule, Survival, Violation, World};
@@ -27,7 +29,7 @@ pub fn explore_seed(bases: &Bases, seed: u64, depth: Depth, show: Show) -> Outco
         Ok(mut world) => {
             finish(&mut world, &story, depth, show, &mut outcome);
             if outcome.failures.is_empty()
-                && let Err(violation) = afterwards(&mut world)
+                && let Err(violation) = afterwards(&mut world, seed >= GUARD_SEEDS)
             {
                 let story = format!("{story}, at the end");
                 outcome.failures.push(Failure { story, violation, trace: trace_of(&world) });
@@ -48,6 +50,7 @@ fn drawn(bases: &Bases, seed: u64, show: Show) -> Result<World, (Violation, Vec<
     base.ground.is_traced = show != Show::Nothing;
     let faults = SeededEntropy::new(seed.rotate_left(17) ^ 0x000F_A017);
     let has_faults = !seed.is_multiple_of(4);
+    let (is_guarded, strange) = (seed >= GUARD_SEEDS, SeededEntropy::new(seed.rotate_left(29) ^ 0x57A6));
     if has_faults && faults.next_u64().is_multiple_of(2) {
         base.ground.reserve_size_bytes = RESERVE_BYTES;
     }
@@ -63,6 +66,11 @@ fn drawn(bases: &Bases, seed: u64, show: Show) -> Result<World, (Violation, Vec<
         for _ in 0..3 + chance.next_u64() % 6 {
             if seed % 8 == 5 && faults.next_u64().is_multiple_of(3) {
                 switch(world);
+            }
+            if is_guarded {
+                for _ in 0..strange.next_u64() % 3 {
+                    meddle(world, &strange);
+                }
             }
             order(world, &chance)?;
             for _ in 0..chance.next_u64() % 60 {
@@ -151,7 +159,10 @@ fn reach(kind: FaultKind) -> (u64, u64) {
 
 /// Everything has settled: the controller reacts to what failed, the service is started again, and each snapshot that is
 /// there really rolls back (I4); the guests look.
-fn afterwards(world: &mut World) -> Result<(), Violation> {
+fn afterwards(world: &mut World, is_guarded: bool) -> Result<(), Violation> {
+    if is_guarded {
+        open_up(world)?;
+    }
     super::explore_faults::react(world)?;
     world.restart()?;
     world.settle()?;

@@ -24,6 +24,7 @@ pub use super::drawn::explore_seed;
 use super::explore_faults::explore_single_faults;
 use super::faults::Fired;
 use super::ground::{SharedGround, locked};
+use super::meddling::GUARD_SEEDS;
 use super::tap::{CutPoint, Recorder};
 use super::workload::{ON_FILES, ON_ZFS, Setting, Workload};
 use super::{Schedule, Survival, Violation, World};
@@ -250,7 +251,11 @@ pub const ZFS_SEEDS: u64 = 1_000_000_000;
 
 /// What is deployed before the workload of this seed.
 pub fn settings_of(seed: u64) -> &'static [Setting] {
-    if seed >= ZFS_SEEDS { &ON_ZFS } else { &ON_FILES }
+    match seed {
+        GUARD_SEEDS.. if seed.is_multiple_of(3) => &ON_FILES,
+        ZFS_SEEDS.. => &ON_ZFS,
+        _ => &ON_FILES,
+    }
 }
 
 /// Drawn seeds that leave this of sixteen have second cuts as well. It is odd, so these have faults before the first cut.

@@ -64,6 +64,8 @@ pub struct Ground {
     pub orders: Orders,
     pub storage: Storage,
     pub strangers: Strangers,
+    /// Rollbacks that have come to the volumes, by application.
+    pub reverting: BTreeMap<Uuid, OperationNumber>,
     pub faults: Faults,
     /// Size of the node's ballast; 0 for none.
     pub reserve_size_bytes: u64,
@@ -162,6 +164,7 @@ impl Ground {
 
     /// I3, I12: what a promised snapshot holds does not go.
     pub fn file_removed(&mut self, path: &Path) {
+        self.volume_goes(path);
         if self.live.remove(path).is_none() {
             return;
         }

@@ -28,6 +28,7 @@ pub mod explore_faults;
 pub mod faults;
 pub mod ground;
 pub mod guests;
+pub mod meddling;
 pub mod storage;
 pub mod strangers;
 pub mod tap;
@@ -48,7 +49,8 @@ use holdfast_agents::zedmanager::LocalOrder;
 use holdfast_persist::mem_disk::{Fate, MemDisk};
 use holdfast_persist::{Disk, PersistLayout};
 use holdfast_types::{
-    AppId, AppInstanceState, DeviceId, LocalChange, Topic, VolumesSnapshotStatus, error_chain,
+    AppId, AppInstanceConfig, AppInstanceState, DeviceId, EffectiveGuard, LocalAppSettings, LocalChange,
+    Topic, VolumesSnapshotStatus, effective, error_chain,
 };
 use uuid::Uuid;
 
@@ -70,6 +72,8 @@ const BUSY_AT_MOST: usize = 20_000;
 const TIMERS_AT_MOST: usize = 60;
 /// The same after faults: some retries wait five minutes, and the controller is asked meanwhile.
 const TIMERS_AFTER_FAULTS_AT_MOST: usize = 600;
+/// So many may fire before strangers who keep something from being done lose their patience.
+const TIMERS_WITH_STRANGERS: usize = 12;
 
 /// What becomes of un-synced writes in a cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -378,6 +382,7 @@ impl World {
 
     /// Runs until the node is what the controller wants, or the power is cut on the way.
     pub fn settle(&mut self) -> Result<(), Violation> {
+        self.bear_with_strangers()?;
         let mut missing = String::new();
         let at_most = if self.has_faults() { TIMERS_AFTER_FAULTS_AT_MOST } else { TIMERS_AT_MOST };
         for _ in 0..at_most {
@@ -396,9 +401,27 @@ impl World {
         Err(Violation { what: format!("not settled after {at_most} timers: {missing}") })
     }
 
+    /// While strangers are about some things cannot be done; they may be settled all the same, or the strangers leave.
+    fn bear_with_strangers(&mut self) -> Result<(), Violation> {
+        for _ in 0..TIMERS_WITH_STRANGERS {
+            if !locked(&self.ground).strangers.are_about() || self.tap.has_cut() {
+                return Ok(());
+            }
+            self.run()?;
+            if check::settled(self).is_ok() {
+                return Ok(());
+            }
+            if !self.pass_time() {
+                break;
+            }
+        }
+        self.strangers_leave();
+        Ok(())
+    }
+
     fn has_faults(&self) -> bool {
         let ground = locked(&self.ground);
-        ground.faults.is_armed() || !ground.faults.fired().is_empty()
+        ground.strangers.have_been || ground.faults.is_armed() || !ground.faults.fired().is_empty()
     }
 
     /// This moment, as a cut before the next call.
@@ -429,6 +452,7 @@ impl World {
                 let answers = || self.services.bus.rows::<VolumesSnapshotStatus>();
                 let storage = ground.storage;
                 ground.row_changed(row, &|key| storage.path(&self.layout, key), &answers);
+                ground.rollback_enters(row, || self.guard_of(row.app));
             }
         }
         self.rows_seen = rows;
@@ -436,6 +460,17 @@ impl World {
             Some(what) => Err(Violation { what: what.clone() }),
             None => Ok(()),
         }
+    }
+
+    /// The guard as the bus has it; None while zedmanager has yet to hear of something.
+    fn guard_of(&self, app: AppId) -> Option<EffectiveGuard> {
+        let mut behind = self.drivers.iter().filter(|driver| driver.has_events()).map(|driver| driver.name());
+        if behind.any(|name| name == "zedmanager") {
+            return None;
+        }
+        let config = self.services.bus.get::<AppInstanceConfig>(&app)?;
+        let local = self.services.bus.get::<LocalAppSettings>(&app);
+        Some(effective(&config.guard, local.as_deref()))
     }
 
     pub fn rows<T: Topic>(&self) -> Vec<Arc<T>> {

@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use holdfast_persist::disk::Disk;
-use holdfast_types::{Consent, Timestamp};
+use holdfast_types::{AppInstanceState, Consent, EffectiveGuard, FORCE_ROLLBACK, Phase, Timestamp};
 use holdfast_volumehandlers::SnapshotName;
 use holdfast_volumehandlers::placement::is_device;
 use holdfast_volumehandlers::testing::{FakeSnapshot, FakeZfs};
@@ -29,15 +29,22 @@ pub struct Strangers {
     pub snapshots: BTreeMap<PathBuf, BTreeSet<String>>,
     /// Holds: the volume, the snapshot, the tag.
     pub holds: BTreeSet<(PathBuf, String, String)>,
+    /// Bookmarks: the volume, the name.
+    pub bookmarks: BTreeSet<(PathBuf, String)>,
     /// Datasets.
     pub clones: BTreeSet<String>,
+    /// Somebody did something some time: it may have kept the node from what it wanted.
+    pub have_been: bool,
     last: u32,
 }
 
 impl Strangers {
     /// True while something of theirs keeps a snapshot of the node's from being deleted, or a volume from being destroyed.
     pub fn are_about(&self) -> bool {
-        !(self.holds.is_empty() && self.clones.is_empty() && self.snapshots.values().all(BTreeSet::is_empty))
+        !(self.holds.is_empty()
+            && self.bookmarks.is_empty()
+            && self.clones.is_empty()
+            && self.snapshots.values().all(BTreeSet::is_empty))
     }
 
     pub fn on(&self, volume: &Path) -> BTreeSet<String> {
@@ -46,6 +53,50 @@ impl Strangers {
 }
 
 impl Ground {
+    /// What they keep, the node cannot delete, and what they make blocks it: a failure that is told is excused.
+    fn strangers_come(&mut self) {
+        self.strangers.last += 1;
+        self.strangers.have_been = true;
+        self.faults.has_impaired = true;
+    }
+
+    /// I7: a volume of ZFS does not go with what is a stranger's; an image takes with it what was put into it.
+    pub fn volume_goes(&mut self, path: &Path) {
+        let theirs = self.strangers.snapshots.remove(path).unwrap_or_default();
+        if is_device(path) && !theirs.is_empty() {
+            self.violated("I7", format_args!("{} goes with the strangers' {theirs:?}", path.display()));
+        }
+    }
+
+    /// I8, I7: a rollback comes to the volumes. `guard` is what the bus says now, unless zedmanager has not heard it all yet.
+    pub fn rollback_enters(
+        &mut self,
+        row: &AppInstanceState,
+        guard: impl FnOnce() -> Option<EffectiveGuard>,
+    ) {
+        let app = row.app.0;
+        let reverting = row.operation.as_ref().filter(|operation| operation.phase == Phase::RevertingVolumes);
+        let Some((operation, target)) = reverting.and_then(|op| Some((op, op.rollback.as_ref()?))) else {
+            self.reverting.remove(&app);
+            return;
+        };
+        if self.reverting.insert(app, operation.number) == Some(operation.number) {
+            return;
+        }
+        let Some(guard) = guard() else { return };
+        if let Some(why) = guard.refusal(row.app) {
+            self.violated("I8", format_args!("operation {} reverts volumes: {why}", operation.number));
+        }
+        let consent = target.consent.clone().unwrap_or_default();
+        if !consent.is_empty() && !guard.has_tag(FORCE_ROLLBACK) {
+            self.violated("I7", format_args!("operation {} destroys without the tag", operation.number));
+        }
+        let ours = consent.volumes.values().flatten().find(|one| one.name.starts_with("holdfast-"));
+        if let Some(ours) = ours {
+            self.violated("I7", format_args!("operation {} destroys {}", operation.number, ours.name));
+        }
+    }
+
     /// I7: a rollback that is done destroyed what it had the consent to, and that is all that may be missing now.
     pub fn consented(
         &mut self,
@@ -75,7 +126,7 @@ impl World {
     pub fn stranger_snapshots(&mut self, volume: &Path) -> String {
         let name = {
             let mut ground = locked(&self.ground);
-            ground.strangers.last += 1;
+            ground.strangers_come();
             let name = format!("daily-{}", ground.strangers.last);
             ground.strangers.snapshots.entry(volume.to_path_buf()).or_default().insert(name.clone());
             ground.note(format_args!("a stranger makes {name} on {}", volume.display()));
@@ -106,14 +157,26 @@ impl World {
         let pool = self.pool().expect("a device lies on a pool");
         pool.hold(&snapshot_of(volume, snapshot), "backup").expect("a snapshot that is there");
         let mut ground = locked(&self.ground);
+        ground.strangers_come();
         ground.strangers.holds.insert((volume.to_path_buf(), snapshot.to_owned(), "backup".to_owned()));
         ground.note(format_args!("a stranger holds {snapshot} of {}", volume.display()));
+    }
+
+    /// Somebody keeps a bookmark of a snapshot that is gone, as a replication does. ZFS only.
+    pub fn stranger_bookmarks(&mut self, volume: &Path) {
+        let name = self.stranger_snapshots(volume);
+        let pool = self.pool().expect("a device lies on a pool");
+        pool.bookmark(&snapshot_of(volume, &name), &name).expect("a new name");
+        pool.remove_snapshot(&snapshot_of(volume, &name)).expect("their own");
+        let mut ground = locked(&self.ground);
+        ground.strangers.snapshots.entry(volume.to_path_buf()).or_default().remove(&name);
+        ground.strangers.bookmarks.insert((volume.to_path_buf(), name));
     }
 
     /// Somebody clones a snapshot, whoever made it. ZFS only.
     pub fn stranger_clones(&mut self, volume: &Path, snapshot: &str) {
         let mut ground = locked(&self.ground);
-        ground.strangers.last += 1;
+        ground.strangers_come();
         let clone = format!("persist/clone-{}", ground.strangers.last);
         ground.strangers.clones.insert(clone.clone());
         ground.note(format_args!("a stranger clones {snapshot} of {} as {clone}", volume.display()));
@@ -126,12 +189,21 @@ impl World {
     /// All that strangers made is taken away by them.
     pub fn strangers_leave(&mut self) {
         let strangers = std::mem::take(&mut locked(&self.ground).strangers);
-        locked(&self.ground).strangers.last = strangers.last;
+        if !strangers.are_about() {
+            locked(&self.ground).strangers = strangers;
+            return;
+        }
+        locked(&self.ground).strangers =
+            Strangers { last: strangers.last, have_been: true, ..Strangers::default() };
         locked(&self.ground).note(format_args!("the strangers leave"));
         if let Some(pool) = self.pool() {
             for (volume, snapshot, tag) in &strangers.holds {
                 // It may have gone with what it was on, once it was let go otherwise.
                 drop(pool.release(&snapshot_of(volume, snapshot), tag));
+            }
+            for (volume, name) in &strangers.bookmarks {
+                // It goes with its volume.
+                drop(pool.remove_bookmark(&dataset(volume), name));
             }
             for clone in &strangers.clones {
                 pool.remove_dataset(&named(clone)).expect("their own");
