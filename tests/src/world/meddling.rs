@@ -82,7 +82,9 @@ fn controller_sets(
     locked(&world.ground).note(format_args!("the controller sets {what}"));
     world.order(|orders| {
         if orders.app(APP).is_some() {
-            orders.edit(|device| drop(edit(device.app(APP))));
+            orders.edit(|device| {
+                edit(device.app(APP));
+            });
         }
     });
 }
