@@ -419,6 +419,13 @@ mod tests {
             .arg(traces.pid_file())
             .spawn()
             .expect("sh runs");
+        // The kernel lets the parent go on before the arguments can be read.
+        let command_line = format!("/proc/{}/cmdline", child.id());
+        let end = Instant::now() + Duration::from_secs(5);
+        while fs::read(&command_line).expect("it runs").is_empty() {
+            assert!(Instant::now() < end, "its arguments cannot be read");
+            std::thread::sleep(Duration::from_millis(1));
+        }
         let found = vmm.list().expect("the directory can be listed");
         let is_it = |presence: &Presence| matches!(presence, Presence::Running { domain, .. } if domain.pid == child.id());
         assert!(found.get(&app).is_some_and(is_it), "{found:?}");
