@@ -18,9 +18,10 @@ use anyhow::Context;
 
 /// What the kernel is told in any case: speak on the serial port, only of what matters, and end on a crash. Without the
 /// processor's randomness the first program that wants some would wait for seconds; nobody attacks this machine. On a busy
-/// host an emulated timer is too late for the kernel's check of it, which then gives the timer up and hangs.
+/// host an emulated timer is too late for the kernel's check of it, which then gives the timer up and hangs. Programs that lie
+/// where they lay before need no translating anew: that halves what a call of `zfs` costs.
 const KERNEL_OPTIONS: &str =
-    "console=ttyS0 quiet panic=-1 random.trust_cpu=on mitigations=off no_timer_check";
+    "console=ttyS0 quiet panic=-1 random.trust_cpu=on mitigations=off no_timer_check norandmaps";
 
 /// A machine that is to be.
 #[derive(Debug, Clone)]
