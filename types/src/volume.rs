@@ -153,6 +153,9 @@ pub struct VolumeStatus {
     /// What it takes on storage, snapshots in it included ([003] B9, F3), in bytes.
     pub allocated_bytes: u64,
     pub file_location: String,
+    /// See [`VolumeRecord::incarnation`].
+    #[serde(default = "first_incarnation", skip_serializing_if = "is_first_incarnation")]
+    pub incarnation: u64,
     /// Applications that use it, and snapshots that hold it.
     pub used_by: Vec<AppId>,
     pub held_by: Vec<SnapshotId>,
@@ -232,6 +235,19 @@ pub struct VolumeRecord {
     pub size_bytes: u64,
     /// The digest of the content it was made from, if any.
     pub sha256: String,
+    /// 1 for the volume as it was made, one more for each clone that took its place ([004] M2). Ids and generations are the
+    /// controller's and stay; what a revert by cloning makes afresh is this, and the location with it.
+    #[serde(default = "first_incarnation", skip_serializing_if = "is_first_incarnation")]
+    pub incarnation: u64,
+}
+
+/// What a volume is as long as no clone has taken its place.
+pub fn first_incarnation() -> u64 {
+    1
+}
+
+fn is_first_incarnation(incarnation: &u64) -> bool {
+    *incarnation == first_incarnation()
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -265,27 +281,48 @@ pub struct SnapshotIntent {
     pub started_at: Timestamp,
     /// Per volume, the storage names chosen once, so that a redo finds what the first try made.
     pub volumes: BTreeMap<VolumeId, RecordedMeta>,
-    /// For a rollback: the safety snapshot's name on each volume.
+    /// For a rollback: the safety snapshot's name on each volume that is reverted in place.
     pub safety_names: BTreeMap<VolumeId, String>,
     /// Why it is being undone, once it is.
     pub failure: Option<ErrorReport>,
     /// For a rollback: what it may destroy. Kept here, so that a redo destroys nothing that came later ([000] L7).
     #[serde(default, skip_serializing_if = "Consent::is_empty")]
     pub consent: Consent,
+    /// For a rollback: the volumes that cannot be reverted in place, and what takes their places ([004] M2). Chosen once, so
+    /// that a redo finds what the first try made.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub clones: BTreeMap<VolumeId, Replacement>,
+    /// For a rollback: an operator's wishes to the handlers ([004] M5).
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub parameters: BTreeMap<String, String>,
+}
+
+/// A volume's next incarnation: a clone of the snapshot, in force once the intent has come to `Repointing`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct Replacement {
+    pub incarnation: u64,
+    /// Where the one in force lies when the intent begins.
+    pub old_location: String,
+    pub fresh_location: String,
 }
 
 /// How far an intent is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum IntentStage {
-    /// Create: snapshots are being made. Rollback: safety snapshots are being made.
+    /// Create: snapshots are being made. Rollback: safety snapshots are being made, and clones of the snapshot for volumes
+    /// that cannot be reverted in place.
     Preparing,
     /// Rollback: volumes are being reverted; every volume that is reverted by itself has its safety snapshot.
     Applying,
     /// Rollback: the volumes that can only be reverted together are, in one step of storage, after all others were.
     Committing,
+    /// Rollback: the clones are in force, by this very row; snapshots and records are being pointed at them.
+    Repointing,
     /// What was made or reverted is being put back.
     Undoing,
-    /// Rollback: done, only the safety snapshots are left to be dropped. Delete: under way.
+    /// Rollback: done, only what is left over is to go: safety snapshots, and of each clone and what it replaced the one that is
+    /// not in force. Delete: under way.
     CleaningUp,
     /// Rollback: all is done, and the answer, which is the intent's failure or success, may not have been heard yet.
     Answered,

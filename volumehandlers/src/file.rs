@@ -224,7 +224,8 @@ impl VolumeHandler for FileHandler {
 
     fn preflight(&self, volume: &Path, preflight: &Preflight) -> Result<(), VolumeError> {
         let space = self.space(volume, &preflight.action)?;
-        if !preflight.guest_may_run && preflight.action == Action::CreateSnapshot {
+        let reads_nothing_of_it = matches!(preflight.action, Action::DeleteSnapshot { .. });
+        if !preflight.guest_may_run && !reads_nothing_of_it {
             self.facts_with(volume, Access::Exclusive)?;
         }
         space.sufficient(volume)
@@ -328,8 +329,8 @@ impl VolumeHandler for FileHandler {
         let snapshot = self.snapshot(volume, name)?;
         if self.staging.exists(to)? {
             let facts = self.facts_with(to, Access::Shared)?;
-            if facts.virtual_size_bytes != snapshot.size_bytes {
-                let (found, wanted) = (facts.virtual_size_bytes, snapshot.size_bytes);
+            let (found, wanted) = (self.length(to)?, snapshot.size_bytes);
+            if found != wanted {
                 let reason = format!("it has {found} bytes and not the snapshot's {wanted}");
                 return Err(VolumeError::Different { volume: to.to_path_buf(), reason });
             }

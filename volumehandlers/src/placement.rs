@@ -8,7 +8,8 @@
 //!   container                  a file that no handler takes: refused by name
 //! ```
 //!
-//! The names are EVE's, so that either finds the other's volumes.
+//! The names are EVE's, so that either finds the other's volumes. A clone that takes a volume's place ([004] M2) lies beside it, as
+//! `<id>#<generation>.i<incarnation>.raw`, which EVE does not know.
 
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
@@ -100,8 +101,43 @@ pub fn name_parts(location: &Path) -> Option<(&str, &str)> {
     if is_device(location) {
         return name.rsplit_once('.');
     }
-    let (stem, _format) = name.rsplit_once('.')?;
+    let (stem, _incarnation) = incarnation_in(location)?;
     stem.split_once('#')
+}
+
+/// Which incarnation of its volume lies there: 1, unless the name tells another.
+pub fn incarnation(location: &Path) -> u64 {
+    incarnation_in(location).map_or(FIRST, |(_, incarnation)| incarnation)
+}
+
+/// Where another incarnation of the volume lies. Only of a file: nothing else is reverted by cloning.
+pub fn with_incarnation(location: &Path, incarnation: u64) -> PathBuf {
+    let Some((stem, _)) = incarnation_in(location) else { return location.to_path_buf() };
+    let format = location.extension().and_then(|format| format.to_str()).unwrap_or_default();
+    location.with_file_name(match incarnation {
+        FIRST => format!("{stem}.{format}"),
+        _ => format!("{stem}.{MARK}{incarnation}.{format}"),
+    })
+}
+
+const FIRST: u64 = 1;
+const MARK: char = 'i';
+
+/// A file's name without incarnation and format, and the incarnation.
+fn incarnation_in(location: &Path) -> Option<(&str, u64)> {
+    let (stem, _format) = location.file_name()?.to_str()?.rsplit_once('.')?;
+    let marked = stem.rsplit_once('.').and_then(|(stem, marked)| {
+        let incarnation: u64 = marked.strip_prefix(MARK)?.parse().ok()?;
+        // Only as it is written here: another spelling would be a second place for the same.
+        (incarnation > FIRST && marked == format!("{MARK}{incarnation}")).then_some((stem, incarnation))
+    });
+    Some(marked.unwrap_or((stem, FIRST)))
+}
+
+/// True if volumes of this handler are reverted in place, as it says itself ([`crate::Capabilities::revert_in_place`]).
+/// Known without asking it, so that it can be decided before anything is done.
+pub fn reverts_in_place(handler: &str) -> bool {
+    handler != crate::file::NAME
 }
 
 /// What content of this format is stored as in a file; `None` for a blank volume's content. Containers are no volumes
@@ -149,6 +185,21 @@ mod tests {
             ("/dev/zvol/p/vault/volumes/swap", None),
         ] {
             assert_eq!(name_parts(Path::new(location)), parts, "{location}");
+        }
+    }
+
+    /// [004] M2: what a clone of a clone is called depends on its number only, and it stays the same volume.
+    #[test]
+    fn a_volumes_incarnations_lie_beside_each_other() {
+        let first = Path::new("/persist/vault/volumes/a-b#3.raw");
+        let third = Path::new("/persist/vault/volumes/a-b#3.i3.raw");
+        assert_eq!(with_incarnation(first, 3), third);
+        assert_eq!(with_incarnation(third, 3), third);
+        assert_eq!(with_incarnation(third, 1), first);
+        assert_eq!((incarnation(first), incarnation(third)), (1, 3));
+        assert_eq!(name_parts(third), Some(("a-b", "3")));
+        for other in ["a-b#3.i1.raw", "a-b#3.i03.raw", "a-b#3.i.raw", "a-b#3.x2.raw"] {
+            assert_eq!(incarnation(Path::new(other)), 1, "{other}");
         }
     }
 

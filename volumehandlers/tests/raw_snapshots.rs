@@ -20,7 +20,7 @@ use holdfast_volumehandlers::qcow2::QemuImg;
 use holdfast_volumehandlers::testing::{FakeFixture, Fixture, RealFixture};
 use holdfast_volumehandlers::{
     Action, Backing, Ensured, HandlerCx, Parameters, Preflight, Registry, SnapshotName, Source, VolumeError,
-    VolumeHandler, VolumeSpec,
+    VolumeHandler, VolumeSpec, placement,
 };
 
 const MIB: u64 = 1 << 20;
@@ -150,6 +150,21 @@ fn a_revert_by_cloning_on_a_real_disk() {
     }
 }
 
+/// [004] M2: what is decided by a handler's name is what the handler says.
+#[test]
+fn which_volumes_are_reverted_in_place_is_known_by_their_handlers_names() {
+    let fixture = FakeFixture::new();
+    let registry = Registry::new(&Backing::Files, fixture.disk(), fixture.tool())
+        .with_raw_snapshots(fixture.disk(), fixture.tool());
+    for format in [Format::Qcow2, Format::Raw] {
+        let place = fixture.directory().join(format!("v#0.{}", format.name()));
+        let handler = registry.handler_for(&place, format).expect("a handler");
+        let in_place = handler.capabilities().revert_in_place;
+        assert_eq!(placement::reverts_in_place(handler.name()), in_place, "{format:?}");
+    }
+    assert!(placement::reverts_in_place(holdfast_volumehandlers::zvol::NAME));
+}
+
 /// [003] B8: the time is the one that the intent chose.
 #[test]
 fn snapshots_are_listed_in_the_order_of_their_times() {
@@ -200,8 +215,11 @@ fn what_is_in_use_too_large_or_wrongly_named_is_refused_before_anything_is_made(
     let refused = handler.create_snapshot(&volume, &name("s"), &CX());
     assert!(matches!(refused, Err(VolumeError::Locked { .. })), "{refused:?}");
     let quiet = |guest_may_run| Preflight { action: Action::CreateSnapshot, guest_may_run };
-    assert!(matches!(handler.preflight(&volume, &quiet(false)), Err(VolumeError::Locked { .. })));
-    handler.preflight(&volume, &quiet(true)).expect("our own guest");
+    let cloned = |guest_may_run| Preflight { action: Action::Clone { from: name("old") }, guest_may_run };
+    for asked in [&quiet as &dyn Fn(bool) -> Preflight, &cloned] {
+        assert!(matches!(handler.preflight(&volume, &asked(false)), Err(VolumeError::Locked { .. })));
+        handler.preflight(&volume, &asked(true)).expect("our own guest");
+    }
     drop(held);
 
     for bad in ["daily", "holdfast-a/b", "holdfast-a.raw", &format!("holdfast-{}", "x".repeat(240))] {
