@@ -74,7 +74,9 @@ pub fn agents_and_orders(
         disk: Arc::clone(disk),
         layout: layout.clone(),
         fetcher: Arc::clone(&seams.fetcher),
-        registry: Registry::new(&seams.backing, Arc::clone(disk), Arc::clone(&seams.images)),
+        // volumemgr reverts by cloning what cannot be reverted in place.
+        registry: Registry::new(&seams.backing, Arc::clone(disk), Arc::clone(&seams.images))
+            .with_raw_snapshots(Arc::clone(disk), Arc::clone(&seams.images)),
     };
     let domainmgr_env =
         domainmgr::Env { vmm: Arc::clone(&seams.hypervisor), disk: Arc::clone(disk), layout: layout.clone() };

@@ -6,7 +6,9 @@
 //!   downloads/*                            ──▶ leftovers, resumed or removed
 //! ```
 //!
-//! Changes nothing but one thing: unfinished temporaries in the volume directories are swept.
+//! Changes nothing but this: unfinished temporaries in the volume directories are swept, and an incarnation of a volume that
+//! neither its row nor an intent knows ([004] M2: the intent was lost) gives its snapshots to the one in force, and goes.
+//!
 //! Nothing found damaged fails the inventory ([003] G9); only a directory that cannot be listed does. A volume that
 //! cannot be asked for what is left of a snapshot makes the findings uncertain: the look is taken again some times.
 
@@ -19,21 +21,24 @@ use holdfast_persist::disk::{Disk, EntryKind};
 use holdfast_persist::{PersistLayout, RecordError, crashsafe, record};
 use holdfast_pubsub::DamagedRow;
 use holdfast_types::{
-    AppId, ContentTreeId, EntityKind, ErrorReport, Format, Generation, RecordedMeta, Severity, SnapshotId,
-    SnapshotInstanceStatus, Timestamp, Topic, VolumeId, VolumeKey, VolumeRecord, VolumeSnapshotMeta,
-    VolumeStage, VolumesSnapshotStatus, error_chain,
+    AppId, ContentTreeId, EntityKind, ErrorReport, Format, Generation, RecordedMeta, Replacement, Severity,
+    SnapshotId, SnapshotInstanceStatus, SnapshotIntent, Timestamp, Topic, VolumeId, VolumeKey, VolumeRecord,
+    VolumeSnapshotMeta, VolumeStage, VolumesSnapshotStatus, error_chain,
 };
-use holdfast_volumehandlers::{Registry, SnapshotName, placement};
+use holdfast_volumehandlers::{FoundVolume, HandlerCx, Registry, SnapshotName, placement};
 
 use super::download;
 use super::jobs::Env;
 use super::request::Stored;
+use super::snapshots::clones_are_in_force;
 
 /// The findings.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Inventory {
     pub snapshots: BTreeMap<SnapshotId, Stored>,
     pub strays: BTreeMap<VolumeKey, Stray>,
+    /// Incarnations that should have gone and could not: the highest number of each volume's.
+    pub orphans: BTreeMap<VolumeKey, u64>,
     pub downloads: BTreeSet<ContentTreeId>,
     /// A snapshot's record could not be read, and some volume could not be asked for it: it may have more than was found.
     pub is_uncertain: bool,
@@ -53,18 +58,22 @@ pub struct Look<'a> {
     layout: &'a PersistLayout,
     registry: &'a Registry,
     records: &'a [VolumeRecord],
+    intents: &'a [SnapshotIntent],
     is_uncertain: Cell<bool>,
 }
 
 impl<'a> Look<'a> {
-    pub fn new(env: &'a Env, records: &'a [VolumeRecord]) -> Self {
+    pub fn new(env: &'a Env, records: &'a [VolumeRecord], intents: &'a [SnapshotIntent]) -> Self {
         let Env { disk, layout, registry, .. } = env;
-        Look { disk: &**disk, layout, registry, records, is_uncertain: Cell::new(false) }
+        Look { disk: &**disk, layout, registry, records, intents, is_uncertain: Cell::new(false) }
     }
 
     pub fn take(&self) -> io::Result<Inventory> {
-        let (snapshots, strays, downloads) = (self.snapshots()?, self.strays()?, self.downloads()?);
-        Ok(Inventory { snapshots, strays, downloads, is_uncertain: self.is_uncertain.get() })
+        // First what is in force: snapshots are looked for on it.
+        let (strays, orphans) = self.strays()?;
+        let (snapshots, downloads) = (self.snapshots()?, self.downloads()?);
+        let is_uncertain = self.is_uncertain.get();
+        Ok(Inventory { snapshots, strays, orphans, downloads, is_uncertain })
     }
 
     fn snapshots(&self) -> io::Result<BTreeMap<SnapshotId, Stored>> {
@@ -151,7 +160,14 @@ impl<'a> Look<'a> {
 
     /// A volume that cannot be asked has none, as far as is known; its own check will say what is wrong with it.
     fn names(&self, row: &VolumeRecord) -> Vec<String> {
-        let path = Path::new(&row.file_location);
+        // While they go from one incarnation to the next, they are on either.
+        let clones = self.clones_of(&row.config.key).map(|(_, clone)| clone);
+        let others = clones.flat_map(|clone| [&clone.old_location, &clone.fresh_location]);
+        let locations: BTreeSet<&String> = others.chain([&row.file_location]).collect();
+        locations.into_iter().flat_map(|location| self.names_at(row, Path::new(location))).collect()
+    }
+
+    fn names_at(&self, row: &VolumeRecord, path: &Path) -> Vec<String> {
         let listed = self
             .registry
             .handler_for(path, row.format)
@@ -165,28 +181,101 @@ impl<'a> Look<'a> {
         listed.into_iter().flatten().map(|found| found.name).collect()
     }
 
-    fn strays(&self) -> io::Result<BTreeMap<VolumeKey, Stray>> {
+    /// The clones that intents make of the volume.
+    fn clones_of(&self, key: &VolumeKey) -> impl Iterator<Item = (&SnapshotIntent, &Replacement)> {
+        self.intents.iter().filter_map(|intent| {
+            let meta = intent.volumes.get(&key.volume)?;
+            let clone = intent.clones.get(&key.volume)?;
+            (meta.generation == key.generation).then_some((intent, clone))
+        })
+    }
+
+    fn strays(&self) -> io::Result<(BTreeMap<VolumeKey, Stray>, BTreeMap<VolumeKey, u64>)> {
         let known: BTreeSet<&str> = self.records.iter().map(|row| row.file_location.as_str()).collect();
-        let mut strays = BTreeMap::new();
+        let rows: BTreeMap<VolumeKey, &VolumeRecord> =
+            self.records.iter().map(|row| (row.config.key, row)).collect();
+        let (mut strays, mut orphans) = (BTreeMap::new(), BTreeMap::new());
         for encrypted in [true, false] {
             crashsafe::sweep_temporaries(self.disk, &self.layout.volumes_dir(encrypted))?;
-            let directories = self.registry.placement().directories(self.layout, encrypted);
-            let mut all = Vec::new();
-            for directory in directories {
-                all.extend(self.registry.inventory(&directory).map_err(io::Error::other)?);
-            }
-            for found in all {
+            for found in self.found(encrypted)? {
                 let file_location = found.location.display().to_string();
                 if found.unfinished || known.contains(file_location.as_str()) {
                     continue;
                 }
-                tracing::warn!(file = file_location, "a volume file that no row knows, left alone");
-                if let Some(key) = key_of(&found.location) {
-                    strays.insert(key, Stray { file_location, format: found.format });
+                let Some(key) = key_of(&found.location) else {
+                    tracing::warn!(file = file_location, "not the file of a volume, left alone");
+                    continue;
+                };
+                match rows.get(&key) {
+                    Some(row) if is_incarnation(&found.location, row) => {
+                        if !self.is_gone(&key, row, &found.location) {
+                            let number = placement::incarnation(&found.location);
+                            let highest = orphans.entry(key).or_default();
+                            *highest = number.max(*highest);
+                        }
+                    }
+                    // Of another kind, or elsewhere: as if it were nobody's.
+                    _ => {
+                        tracing::warn!(file = file_location, "a volume file that no row knows, left alone");
+                        let stray = Stray { file_location, format: found.format };
+                        let better = match strays.remove(&key) {
+                            Some(other) => self.in_force(&key, other, stray),
+                            None => stray,
+                        };
+                        strays.insert(key, better);
+                    }
                 }
             }
         }
-        Ok(strays)
+        Ok((strays, orphans))
+    }
+
+    fn found(&self, encrypted: bool) -> io::Result<Vec<FoundVolume>> {
+        let mut all = Vec::new();
+        for directory in self.registry.placement().directories(self.layout, encrypted) {
+            all.extend(self.registry.inventory(&directory).map_err(io::Error::other)?);
+        }
+        Ok(all)
+    }
+
+    /// An incarnation that is not the row's: an intent's business, or nobody's any more. True when nothing of it is left.
+    fn is_gone(&self, key: &VolumeKey, row: &VolumeRecord, location: &Path) -> bool {
+        let is_at = |clone: &Replacement| {
+            [&clone.old_location, &clone.fresh_location].iter().any(|at| Path::new(at) == location)
+        };
+        let is_claimed = self.clones_of(key).any(|(_, clone)| is_at(clone));
+        if is_claimed || row.stage != VolumeStage::Created {
+            return false;
+        }
+        tracing::warn!(volume = %key, file = %location.display(), "an incarnation that is not in force goes");
+        let gone = self.registry.handler_for(location, row.format).and_then(|handler| {
+            handler.adopt_snapshots(location, row.file_location.as_ref())?;
+            handler.destroy(location, &HandlerCx::unattended())
+        });
+        gone.inspect_err(|error| tracing::warn!(volume = %key, error = error_chain(error), "it stays"))
+            .is_ok()
+    }
+
+    /// Of two incarnations of a volume whose row was lost: what an intent says; else the one that has the snapshots, which go
+    /// from one to the next only when that is in force; else the older, which was in force for sure.
+    fn in_force(&self, key: &VolumeKey, one: Stray, other: Stray) -> Stray {
+        let [older, newer] = {
+            let mut both = [one, other];
+            both.sort_by_key(|stray| placement::incarnation(stray.file_location.as_ref()));
+            both
+        };
+        let is_newer = match self.clones_of(key).next() {
+            Some((intent, clone)) => {
+                clones_are_in_force(intent) && clone.fresh_location == newer.file_location
+            }
+            None => {
+                let path = Path::new(&newer.file_location);
+                let handler = self.registry.handler_for(path, newer.format);
+                let listed = handler.and_then(|handler| handler.list_snapshots(path));
+                listed.is_ok_and(|names| !names.is_empty())
+            }
+        };
+        if is_newer { newer } else { older }
     }
 
     fn downloads(&self) -> io::Result<BTreeSet<ContentTreeId>> {
@@ -224,6 +313,13 @@ pub fn lost_rows(damaged: &[DamagedRow], now: Timestamp) -> BTreeMap<VolumeKey, 
         }
     }
     lost
+}
+
+/// True if the location is another incarnation's of the row's volume.
+fn is_incarnation(location: &Path, row: &VolumeRecord) -> bool {
+    let of_row = Path::new(&row.file_location);
+    !placement::is_device(of_row)
+        && placement::with_incarnation(of_row, placement::incarnation(location)) == location
 }
 
 fn key_of(location: &Path) -> Option<VolumeKey> {

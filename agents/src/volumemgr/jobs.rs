@@ -15,10 +15,10 @@ use std::time::Duration;
 
 use holdfast_persist::{Disk, PersistLayout};
 use holdfast_types::{
-    AgreedSnapshot, ContentTreeId, Format, OperationNumber, SnapshotId, SnapshotPreflightConfig, VolumeId,
-    VolumeKey, VolumeRecord,
+    AgreedSnapshot, ContentTreeId, Format, OperationNumber, SnapshotId, SnapshotIntent,
+    SnapshotPreflightConfig, VolumeId, VolumeKey, VolumeRecord,
 };
-use holdfast_volumehandlers::{Registry, Source};
+use holdfast_volumehandlers::{Parameters, Registry, Source};
 
 use crate::runtime::{Backend, Job, JobId};
 
@@ -41,6 +41,7 @@ pub struct Env {
 pub enum VolumeJob {
     TakeInventory {
         records: Vec<VolumeRecord>,
+        intents: Vec<SnapshotIntent>,
     },
     Fetch(Content),
     RemoveDownload(ContentTreeId),
@@ -84,6 +85,8 @@ pub struct StepOrder {
     pub volumes: Vec<StepVolume>,
     /// A crash may have interrupted it: what leaked is repaired afterwards ([003] J4).
     pub redo: bool,
+    /// An operator's wishes to the handler ([004] M5).
+    pub parameters: Parameters,
 }
 
 /// A volume that takes part in a step.
@@ -94,6 +97,8 @@ pub struct StepVolume {
     pub safety_name: Option<String>,
     /// For a rollback: the newer snapshots that may be destroyed, and no other.
     pub agreed: BTreeSet<AgreedSnapshot>,
+    /// Where a clone of the volume is or goes; for a deletion, the incarnation that is not in force.
+    pub other: Option<PathBuf>,
 }
 
 /// Why a step did not happen, and the volume that stood in the way, where it was one.

@@ -161,6 +161,8 @@ pub struct Volumemgr {
     inventory_tries: u32,
     uncertain_looks: u32,
     strays: BTreeMap<VolumeKey, Stray>,
+    /// Incarnations that could not be removed, by their highest number.
+    orphans: BTreeMap<VolumeKey, u64>,
     /// Volumes whose row was lost, and what to say of it as long as this process runs ([003] H3).
     lost_rows: BTreeMap<VolumeKey, ErrorReport>,
     volumes: BTreeMap<VolumeKey, VolumeState>,
@@ -178,6 +180,7 @@ impl Volumemgr {
             inventory_tries: 0,
             uncertain_looks: 0,
             strays: BTreeMap::new(),
+            orphans: BTreeMap::new(),
             lost_rows: BTreeMap::new(),
             volumes: BTreeMap::new(),
             contents: BTreeMap::new(),
@@ -328,7 +331,8 @@ impl Volumemgr {
 
     fn take_inventory(&mut self, cx: &mut Ctx<Self>) {
         let records = cx.rows::<VolumeRecord>().iter().map(|row| (**row).clone()).collect();
-        cx.job(VolumeJob::TakeInventory { records });
+        let intents = cx.rows::<SnapshotIntent>().iter().map(|row| (**row).clone()).collect();
+        cx.job(VolumeJob::TakeInventory { records, intents });
     }
 
     fn inventory_taken(&mut self, result: Result<Inventory, Failure>, cx: &mut Ctx<Self>) {
@@ -338,9 +342,9 @@ impl Volumemgr {
                 self.uncertain_looks += 1;
                 again_after(cx, Again::Inventory, self.uncertain_looks);
             }
-            Ok(Inventory { snapshots, strays, downloads, .. }) => {
+            Ok(Inventory { snapshots, strays, orphans, downloads, .. }) => {
                 self.inventory_taken = true;
-                self.strays = strays;
+                (self.strays, self.orphans) = (strays, orphans);
                 self.contents.extend(downloads.into_iter().map(|tree| (tree, ContentState::Leftover)));
                 self.snapshots_found(snapshots, cx);
             }

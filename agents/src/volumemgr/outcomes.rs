@@ -2,7 +2,7 @@
 
 use holdfast_types::{EntityKind, VolumeConfig, VolumeKey, VolumeOrigin, VolumeRecord, VolumeStage};
 use holdfast_volumehandlers::VolumeFacts;
-use holdfast_volumehandlers::placement::handler_name;
+use holdfast_volumehandlers::placement::{self, handler_name};
 
 use crate::runtime::Ctx;
 
@@ -47,6 +47,7 @@ impl Volumemgr {
             config,
             handler: handler_name(stray.file_location.as_ref(), stray.format).into(),
             format: stray.format,
+            incarnation: placement::incarnation(stray.file_location.as_ref()),
             file_location: stray.file_location,
             stage: VolumeStage::Created,
             size_bytes: facts.virtual_size_bytes,

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use holdfast_persist::PersistLayout;
 use holdfast_types::{
     ContentTreeConfig, ContentTreeId, DatastoreConfig, DatastoreId, DatastoreKind, Format, VolumeConfig,
-    VolumeOrigin, VolumeRecord, VolumeStage,
+    VolumeOrigin, VolumeRecord, VolumeStage, first_incarnation,
 };
 use holdfast_volumehandlers::Placement;
 
@@ -42,6 +42,7 @@ pub fn new_record(
         stage: VolumeStage::Creating,
         size_bytes: config.max_size_bytes,
         sha256: content.map(|content| content.sha256.clone()).unwrap_or_default(),
+        incarnation: first_incarnation(),
     })
 }
 

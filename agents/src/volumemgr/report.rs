@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 
 use holdfast_types::{
     ContentTreeId, EntityKind, ErrorReport, IntentStage, SnapshotAction, SnapshotIntent, SwState, VolumeKey,
-    VolumeRecord, VolumeRefKey, VolumeRefStatus, VolumeStage, VolumeStatus,
+    VolumeRecord, VolumeRefKey, VolumeRefStatus, VolumeStage, VolumeStatus, first_incarnation,
 };
 
 use crate::runtime::Ctx;
@@ -17,7 +17,7 @@ use super::download::Progress as DownloadProgress;
 use super::fate::{Fate, fate};
 use super::holds::Holds;
 use super::plan;
-use super::steps::Progress;
+use super::steps::{self, Progress, VolumeStep};
 use super::volumes::{Doing, VolumeState, Work};
 
 impl Volumemgr {
@@ -59,6 +59,9 @@ impl Volumemgr {
         let (stage, progress) = match self.stage(row, state) {
             // Its content is on its way from one to the other.
             (SwState::CreatedVolume, _) if self.is_under_rollback(&key, cx) => (SwState::Initial, 0),
+            (SwState::CreatedVolume, _) if self.is_being_cloned(&key, cx) => {
+                (SwState::CreatedVolume, state.map_or(0, |state| state.percent))
+            }
             stage => stage,
         };
         VolumeStatus {
@@ -75,6 +78,7 @@ impl Volumemgr {
                 .unwrap_or_default(),
             allocated_bytes: facts.map(|facts| facts.allocated_bytes).unwrap_or_default(),
             file_location: row.map(|row| row.file_location.clone()).unwrap_or_default(),
+            incarnation: row.map_or_else(first_incarnation, |row| row.incarnation),
             used_by: holds.users(&key),
             held_by: holds.holders(&key),
             error: self.error(key, holds, row, state, cx),
@@ -151,6 +155,18 @@ impl Volumemgr {
             is_open
                 && asked.is_none_or(|asked| asked.action != SnapshotAction::Rollback)
                 && intent.volumes.get(&key.volume).is_some_and(|meta| meta.generation == key.generation)
+        })
+    }
+
+    /// A clone is being made that will take its place ([004] M2); how far it is shows as the volume's progress.
+    fn is_being_cloned(&self, key: &VolumeKey, cx: &Ctx<Self>) -> bool {
+        cx.rows::<SnapshotIntent>().iter().any(|intent| {
+            let is_of_it =
+                intent.volumes.get(&key.volume).is_some_and(|meta| meta.generation == key.generation);
+            let step = steps::volume_step(intent, &key.volume).filter(|_| is_of_it);
+            let state = self.snapshots.get(&intent.snapshot);
+            let progress = state.and_then(|state| state.progress.get(&key.volume));
+            step == Some(VolumeStep::MakeClone) && progress == Some(&Progress::Running)
         })
     }
 

@@ -21,11 +21,11 @@
 use std::collections::BTreeMap;
 
 use holdfast_types::{
-    AppId, Consent, Format, IntentStage, RecordedMeta, SnapshotAction, SnapshotId, SnapshotIntent, Timestamp,
-    VolumeId, VolumeKey, VolumeRecord, VolumeSnapshotMeta, VolumeStage, VolumesSnapshotConfig,
-    VolumesSnapshotStatus,
+    AppId, Consent, Format, IntentStage, RecordedMeta, Replacement, SnapshotAction, SnapshotId,
+    SnapshotIntent, Timestamp, VolumeId, VolumeKey, VolumeRecord, VolumeSnapshotMeta, VolumeStage,
+    VolumesSnapshotConfig, VolumesSnapshotStatus,
 };
-use holdfast_volumehandlers::SnapshotName;
+use holdfast_volumehandlers::{SnapshotName, placement};
 
 use super::steps::{self, READ_ONLY};
 
@@ -48,6 +48,11 @@ pub trait Volumes {
     fn record(&self, key: &VolumeKey) -> Option<VolumeRecord>;
     /// Generations of this volume that have a row, in order.
     fn generations(&self, volume: &VolumeId) -> Vec<VolumeKey>;
+
+    /// The number of a clone that is to take the volume's place: one that nothing on storage bears.
+    fn fresh_incarnation(&self, record: &VolumeRecord) -> u64 {
+        record.incarnation + 1
+    }
 }
 
 /// What is to be done about a request.
@@ -57,7 +62,7 @@ pub enum Verdict {
     AsRecorded,
     /// Answered already: the same answer again.
     AsAnswered,
-    Begin(SnapshotIntent),
+    Begin(Box<SnapshotIntent>),
     /// Claimed and no more: what is there stays, and nothing is begun.
     Keep,
     /// What is there is not what is asked for: it is deleted, and then the request is looked at again.
@@ -133,6 +138,8 @@ pub fn deletion(
         safety_names: BTreeMap::new(),
         failure: None,
         consent: Consent::default(),
+        clones: BTreeMap::new(),
+        parameters: BTreeMap::new(),
     };
     match stored {
         Stored::Nothing => {}
@@ -149,6 +156,7 @@ pub fn deletion(
         (intent.app, intent.operation) = (unfinished.app, unfinished.operation);
         intent.volumes.extend(unfinished.volumes.clone());
         intent.safety_names = unfinished.safety_names.clone();
+        intent.clones = unfinished.clones.clone();
     }
     intent
 }
@@ -208,7 +216,7 @@ fn begin_create(request: &VolumesSnapshotConfig, volumes: &impl Volumes, now: Ti
             return Verdict::Refuse(format!("volume {} is named twice", key.volume));
         }
     }
-    Verdict::Begin(intent)
+    Verdict::Begin(Box::new(intent))
 }
 
 fn begin_rollback(
@@ -225,15 +233,50 @@ fn begin_rollback(
     let safety = named(SnapshotName::choose_safety(&request.snapshot, &now), request);
     for (volume, meta) in &intent.volumes {
         let key = VolumeKey { volume: *volume, generation: meta.generation };
-        if let Err(reason) = made(&key, volumes) {
-            return Verdict::Refuse(reason);
+        let row = match made(&key, volumes) {
+            Ok(row) => row,
+            Err(reason) => return Verdict::Refuse(reason),
+        };
+        if meta.handler == READ_ONLY {
+            continue;
         }
-        if meta.handler != READ_ONLY && !steps::is_grouped(meta) {
+        if let Err(reason) = linked(&row, meta) {
+            return Verdict::Refuse(format!("snapshot {}: {reason}", request.snapshot));
+        }
+        if !placement::reverts_in_place(&meta.handler) {
+            intent.clones.insert(*volume, replacement(&row, volumes));
+        } else if !steps::is_grouped(meta) {
             intent.safety_names.insert(*volume, safety.clone());
         }
     }
     intent.stage = steps::first_stage(&intent);
-    Verdict::Begin(intent)
+    Verdict::Begin(Box::new(intent))
+}
+
+/// [004] M6: what the record says of the volume is so. A broken link is told, never guessed.
+pub fn linked(row: &VolumeRecord, meta: &RecordedMeta) -> Result<(), String> {
+    let key = row.config.key;
+    if row.handler != meta.handler {
+        return Err(format!(
+            "volume {key} was cut by the handler {}, and is now {}'s",
+            meta.handler, row.handler
+        ));
+    }
+    match SnapshotName::parse(&meta.storage_name) {
+        Ok(_) => Ok(()),
+        Err(flaw) => Err(format!("volume {key}: {flaw}")),
+    }
+}
+
+/// [004] M2: the clone that takes the volume's place.
+fn replacement(row: &VolumeRecord, volumes: &impl Volumes) -> Replacement {
+    let incarnation = volumes.fresh_incarnation(row);
+    let fresh = placement::with_incarnation(row.file_location.as_ref(), incarnation);
+    Replacement {
+        incarnation,
+        old_location: row.file_location.clone(),
+        fresh_location: fresh.display().to_string(),
+    }
 }
 
 fn intent_of(request: &VolumesSnapshotConfig, now: Timestamp) -> SnapshotIntent {
@@ -248,6 +291,8 @@ fn intent_of(request: &VolumesSnapshotConfig, now: Timestamp) -> SnapshotIntent 
         safety_names: BTreeMap::new(),
         failure: None,
         consent: request.consent.clone(),
+        clones: BTreeMap::new(),
+        parameters: BTreeMap::new(),
     }
 }
 

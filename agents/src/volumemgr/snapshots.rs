@@ -9,14 +9,15 @@
 //! record `volumesSnapshotStatus.json` is durable before the intent goes, and both before anybody is told.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 
 use holdfast_persist::record;
 use holdfast_types::{
-    EntityKind, ErrorReport, IntentStage, OperationNumber, RecordedMeta, SnapshotAction, SnapshotId,
+    EntityKind, ErrorReport, Format, IntentStage, OperationNumber, SnapshotAction, SnapshotId,
     SnapshotIntent, VolumeId, VolumeKey, VolumeRecord, VolumeSnapshotMeta, VolumeStage,
     VolumesSnapshotConfig, VolumesSnapshotStatus,
 };
-use holdfast_volumehandlers::SnapshotMeta;
+use holdfast_volumehandlers::{SnapshotMeta, placement};
 
 use crate::runtime::{Ctx, NodeMode};
 
@@ -25,7 +26,7 @@ use super::jobs::{Place, StepFailure, StepOrder, StepVolume, VolumeJob};
 use super::request::{Stored, Verdict, deletion, judge};
 use super::retry::Failure;
 use super::steps::{self, Next, Progress, VolumeStep};
-use super::volumes::Rows;
+use super::volumes::{Rows, RowsAndOrphans};
 use super::{Again, Concerns, Volumemgr, again_after, may_change, no_more_tries};
 
 /// An intent has few stages; who goes through more in one event goes in a circle.
@@ -134,7 +135,8 @@ impl Volumemgr {
             return false;
         }
         let state = self.snapshots.entry(request.snapshot).or_default();
-        let verdict = judge(request, &state.stored, state.last_answer.as_ref(), &Rows(cx), cx.now());
+        let volumes = RowsAndOrphans { rows: Rows(cx), orphans: &self.orphans };
+        let verdict = judge(request, &state.stored, state.last_answer.as_ref(), &volumes, cx.now());
         match verdict {
             Verdict::AsRecorded => {
                 if let Stored::Whole(record) = &state.stored {
@@ -165,7 +167,7 @@ impl Volumemgr {
                     snapshot = %intent.snapshot, action = ?intent.action, operation = %intent.operation,
                     volumes = intent.volumes.len(), "snapshot action begins"
                 );
-                cx.publish(intent);
+                cx.publish(*intent);
                 true
             }
             Verdict::DeleteFirst => {
@@ -314,8 +316,12 @@ impl Volumemgr {
         let mut group = Group::default();
         for volume in due {
             let Some(meta) = intent.volumes.get(volume) else { continue };
-            let Some(step) = steps::volume_step(intent, meta) else { continue };
-            let progress = match self.reach(*volume, meta, step, cx) {
+            let Some(step) = steps::volume_step(intent, volume) else { continue };
+            if matches!(step, VolumeStep::DropReplaced | VolumeStep::DropClone) {
+                // What is in force is the intent's to say, also where the row was lost and its volume taken in again.
+                point_at_what_is_in_force(intent, volume, cx);
+            }
+            let progress = match self.reach(intent, *volume, step, cx) {
                 Reach::Place(place) if steps::is_grouped(meta) => {
                     group.step = Some(step);
                     group.places.push(place);
@@ -356,11 +362,17 @@ impl Volumemgr {
         for place in places {
             let volume = place.key.volume;
             state.progress.insert(volume, Progress::Running);
+            if step == VolumeStep::MakeClone
+                && let Some(state) = self.volumes.get_mut(&place.key)
+            {
+                state.percent = 0;
+            }
             let storage_name = intent.volumes.get(&volume).map(|meta| meta.storage_name.clone());
             let safety_name = intent.safety_names.get(&volume).cloned();
             let storage_name = storage_name.unwrap_or_default();
             let agreed = intent.consent.on(volume);
-            volumes.push(StepVolume { place, storage_name, safety_name, agreed });
+            let other = other_incarnation(intent, step, &place);
+            volumes.push(StepVolume { place, storage_name, safety_name, agreed, other });
         }
         cx.job(VolumeJob::Step(StepOrder {
             snapshot: intent.snapshot,
@@ -368,12 +380,21 @@ impl Volumemgr {
             step,
             volumes,
             redo: state.redo,
+            parameters: intent.parameters.clone(),
         }));
     }
 
     /// Where a step finds its volume.
-    fn reach(&self, volume: VolumeId, meta: &RecordedMeta, step: VolumeStep, cx: &Ctx<Self>) -> Reach {
+    fn reach(&self, intent: &SnapshotIntent, volume: VolumeId, step: VolumeStep, cx: &Ctx<Self>) -> Reach {
+        let Some(meta) = intent.volumes.get(&volume) else { return Reach::Nothing };
         let key = VolumeKey { volume, generation: meta.generation };
+        if self.is_kept_from(intent, key, step, cx) {
+            return Reach::Wait;
+        }
+        if let Some(location) = location_of_clone_step(intent, &volume, step) {
+            let location = location.into();
+            return Reach::Place(Place { key, location, format: Format::Raw });
+        }
         let row = cx.get::<VolumeRecord>(&key).filter(|row| row.stage != VolumeStage::Destroying);
         match row {
             Some(row) => Reach::Place(Place::of(&row)),
@@ -390,6 +411,33 @@ impl Volumemgr {
         }
     }
 
+    /// While snapshots go from one incarnation to another, nobody else looks for them on either ([004] M3); and they do not go
+    /// before whoever is at it has ended, or the volume's own row is there.
+    fn is_kept_from(
+        &self,
+        intent: &SnapshotIntent,
+        key: VolumeKey,
+        step: VolumeStep,
+        cx: &Ctx<Self>,
+    ) -> bool {
+        let is_of_volume = |other: &SnapshotIntent| {
+            other.snapshot != intent.snapshot
+                && other.volumes.get(&key.volume).is_some_and(|meta| meta.generation == key.generation)
+        };
+        let others = cx.rows::<SnapshotIntent>().into_iter().filter(|other| is_of_volume(other));
+        if step != VolumeStep::Repoint {
+            let is_repointing = |other: &SnapshotIntent| {
+                other.stage == IntentStage::Repointing && other.clones.contains_key(&key.volume)
+            };
+            return others.into_iter().any(|other| is_repointing(&other));
+        }
+        let runs = |snapshot: &SnapshotId| {
+            let progress = self.snapshots.get(snapshot).and_then(|state| state.progress.get(&key.volume));
+            progress == Some(&Progress::Running)
+        };
+        self.is_being_adopted(&key) || others.into_iter().any(|other| runs(&other.snapshot))
+    }
+
     pub(super) fn stepped(
         &mut self,
         (snapshot, operation): (SnapshotId, OperationNumber),
@@ -400,9 +448,7 @@ impl Volumemgr {
     ) {
         let Some(intent) = cx.get::<SnapshotIntent>(&snapshot) else { return };
         let Some(state) = self.snapshots.get_mut(&snapshot) else { return };
-        let is_of_stage = |volume: &VolumeId| {
-            intent.volumes.get(volume).is_some_and(|meta| steps::volume_step(&intent, meta) == Some(step))
-        };
+        let is_of_stage = |volume: &VolumeId| steps::volume_step(&intent, volume) == Some(step);
         if intent.operation != operation || !volumes.iter().all(is_of_stage) {
             return;
         }
@@ -414,6 +460,9 @@ impl Volumemgr {
                 for volume in volumes {
                     state.progress.insert(*volume, Progress::Done);
                     state.tries.remove(volume);
+                    if step == VolumeStep::Repoint {
+                        point_at_what_is_in_force(&intent, volume, cx);
+                    }
                 }
             }
             Err(StepFailure { volume: named, failure, is_uncertain }) => {
@@ -600,6 +649,52 @@ impl Volumemgr {
             self.refuse(&request, failure, cx);
         }
     }
+}
+
+/// Whether the clones of a rollback are in force: the intent's row says so, and nothing else.
+pub(super) fn clones_are_in_force(intent: &SnapshotIntent) -> bool {
+    intent.action == SnapshotAction::Rollback
+        && intent.failure.is_none()
+        && matches!(intent.stage, IntentStage::Repointing | IntentStage::CleaningUp | IntentStage::Answered)
+}
+
+/// What a step on a clone works at, whatever the volume's row says: the intent has chosen it.
+fn location_of_clone_step<'a>(
+    intent: &'a SnapshotIntent,
+    volume: &VolumeId,
+    step: VolumeStep,
+) -> Option<&'a str> {
+    let clone = intent.clones.get(volume)?;
+    match step {
+        VolumeStep::Repoint | VolumeStep::DropReplaced => Some(&clone.old_location),
+        VolumeStep::DropClone => Some(&clone.fresh_location),
+        _ => None,
+    }
+}
+
+/// The clone's place; for a deletion that takes over an intent, whichever incarnation the volume's row does not name.
+fn other_incarnation(intent: &SnapshotIntent, step: VolumeStep, place: &Place) -> Option<PathBuf> {
+    let clone = intent.clones.get(&place.key.volume)?;
+    let (old, fresh) = (PathBuf::from(&clone.old_location), PathBuf::from(&clone.fresh_location));
+    match step {
+        VolumeStep::MakeClone | VolumeStep::Repoint => Some(fresh),
+        VolumeStep::DeleteAll => Some(if place.location == fresh { old } else { fresh }),
+        _ => None,
+    }
+}
+
+/// The one row that everything refers to: configurations, records and references name the volume by its key.
+fn point_at_what_is_in_force(intent: &SnapshotIntent, volume: &VolumeId, cx: &mut Ctx<Volumemgr>) {
+    let (Some(clone), Some(meta)) = (intent.clones.get(volume), intent.volumes.get(volume)) else { return };
+    let key = VolumeKey { volume: *volume, generation: meta.generation };
+    let location = match clones_are_in_force(intent) {
+        true => &clone.fresh_location,
+        false => &clone.old_location,
+    };
+    let Some(row) = cx.get::<VolumeRecord>(&key).filter(|row| row.file_location != *location) else { return };
+    let incarnation = placement::incarnation(location.as_ref());
+    tracing::info!(volume = %key, incarnation, location, "the volume's row is pointed at its incarnation in force");
+    cx.publish(VolumeRecord { file_location: location.clone(), incarnation, ..(*row).clone() });
 }
 
 fn key_of((volume, meta): (&VolumeId, &VolumeSnapshotMeta)) -> Option<VolumeKey> {

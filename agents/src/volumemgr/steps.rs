@@ -4,8 +4,8 @@
 //!   Create     Preparing ──all cut──────────────────────────────▶ record, answer
 //!              Preparing ──one failed──▶ Undoing ──all removed──▶ answer with the failure            [003] B5
 //!
-//!   Rollback   Preparing ──all safe──▶ Applying ──all applied──▶ Committing ──group reverted──▶ CleaningUp
-//!                  │                      │                          │                    └─all dropped──▶ answer
+//!   Rollback   Preparing ──all safe──▶ Applying ──all applied──▶ Committing ──group reverted──▶ Repointing ──▶ CleaningUp
+//!                  │                      │                          │                               all dropped └──▶ answer
 //!                  │                      └─one failed─▶ Undoing ◀───┴─failed
 //!                  │                                        └─all back──▶ CleaningUp ──▶ answer with the failure
 //!                  └──one failed──▶ CleaningUp ──▶ answer with the failure                           [003] C6
@@ -16,6 +16,11 @@
 //! Volumes of a backend with group verbs (ZFS) act as one: one job, one step of storage, all or none ([003] K2). A rollback
 //! reverts them last and needs no safety snapshots of them: either that step has happened, and then everything has, or it has
 //! not, and the others go back. A stage in which no volume has anything done to it is passed over.
+//!
+//! A volume whose handler cannot revert it in place is cloned from the snapshot ([004] M2), and only such a one: `Preparing` makes
+//! the clone, which touches nothing that is in force, and to enter `Repointing` is to put all clones in force, in one write of
+//! the intent's row. What follows cannot fail for good: the snapshots are given to the clone and the volume's row is pointed
+//! at it, and `CleaningUp` destroys what was replaced. Before that one write, a failure destroys the clones.
 //!
 //! The answer to a rollback is kept (`Answered`) until something else is asked for: the one who asked may die before he
 //! has written it down, and asks again. What was reverted must not be tried again then, and fail.
@@ -38,8 +43,13 @@ use holdfast_volumehandlers::zvol;
 pub const READ_ONLY: &str = "read-only";
 
 /// A rollback's stages in their order, while nothing fails.
-const ROLLBACK_STAGES: [IntentStage; 4] =
-    [IntentStage::Preparing, IntentStage::Applying, IntentStage::Committing, IntentStage::CleaningUp];
+const ROLLBACK_STAGES: [IntentStage; 5] = [
+    IntentStage::Preparing,
+    IntentStage::Applying,
+    IntentStage::Committing,
+    IntentStage::Repointing,
+    IntentStage::CleaningUp,
+];
 
 /// Tries of a forward step before it counts as failed for good.
 pub const FORWARD_TRIES: u32 = 3;
@@ -56,8 +66,16 @@ pub enum VolumeStep {
     /// The snapshot made by a create that is being undone.
     DropSnapshot,
     DropSafety,
-    /// The snapshot and, where an intent left one, its safety snapshot.
+    /// The snapshot and, where an intent left one, its safety snapshot; or whichever incarnation of it is not in force.
     DeleteAll,
+    /// A fresh incarnation of the volume, with the snapshot's content.
+    MakeClone,
+    /// The snapshots are given to the clone, which is in force already.
+    Repoint,
+    /// The clone of a rollback that failed.
+    DropClone,
+    /// What the clone has replaced.
+    DropReplaced,
 }
 
 impl VolumeStep {
@@ -71,16 +89,22 @@ impl VolumeStep {
             VolumeStep::DropSnapshot => "drop-snapshot",
             VolumeStep::DropSafety => "drop-safety",
             VolumeStep::DeleteAll => "delete-snapshot",
+            VolumeStep::MakeClone => "clone-snapshot",
+            VolumeStep::Repoint => "repoint",
+            VolumeStep::DropClone => "drop-clone",
+            VolumeStep::DropReplaced => "drop-replaced",
         }
     }
 
     /// A step towards the goal, which may fail for good; the others only put back or tidy up.
     pub fn is_forward(self) -> bool {
-        matches!(self, VolumeStep::CutSnapshot | VolumeStep::CutSafety | VolumeStep::ApplySnapshot)
+        use VolumeStep::{ApplySnapshot, CutSafety, CutSnapshot, MakeClone};
+        matches!(self, CutSnapshot | CutSafety | ApplySnapshot | MakeClone)
     }
 
     fn is_tidying(self) -> bool {
-        matches!(self, VolumeStep::DropSnapshot | VolumeStep::DropSafety | VolumeStep::DeleteAll)
+        use VolumeStep::{DeleteAll, DropClone, DropReplaced, DropSafety, DropSnapshot};
+        matches!(self, DropSnapshot | DropSafety | DeleteAll | DropClone | DropReplaced)
     }
 }
 
@@ -114,29 +138,42 @@ pub enum Next {
     Answer { leftover: ErrorReport },
 }
 
-/// What this intent's stage does to a volume; nothing to a read-only one, and nothing where another stage is its turn.
-pub fn volume_step(intent: &SnapshotIntent, meta: &RecordedMeta) -> Option<VolumeStep> {
-    step_in(intent.stage, intent.action, meta)
+/// What this intent's stage does to one of its volumes; nothing to a read-only one, and nothing where another stage is its turn.
+pub fn volume_step(intent: &SnapshotIntent, volume: &VolumeId) -> Option<VolumeStep> {
+    step_in(intent, intent.stage, volume)
 }
 
-fn step_in(stage: IntentStage, action: SnapshotAction, meta: &RecordedMeta) -> Option<VolumeStep> {
-    if meta.handler == READ_ONLY {
-        return None;
-    }
-    match (action, stage) {
+fn step_in(intent: &SnapshotIntent, stage: IntentStage, volume: &VolumeId) -> Option<VolumeStep> {
+    let meta = intent.volumes.get(volume).filter(|meta| meta.handler != READ_ONLY)?;
+    match (intent.action, stage) {
         (SnapshotAction::Create, IntentStage::Preparing) => Some(VolumeStep::CutSnapshot),
         (SnapshotAction::Create, _) => Some(VolumeStep::DropSnapshot),
         (SnapshotAction::Rollback, _) if is_grouped(meta) => {
             (stage == IntentStage::Committing).then_some(VolumeStep::ApplySnapshot)
         }
+        (SnapshotAction::Rollback, _) if intent.clones.contains_key(volume) => {
+            clone_step(stage, intent.failure.is_some())
+        }
         (SnapshotAction::Rollback, IntentStage::Preparing) => Some(VolumeStep::CutSafety),
         (SnapshotAction::Rollback, IntentStage::Applying) => Some(VolumeStep::ApplySnapshot),
-        (SnapshotAction::Rollback, IntentStage::Committing) => None,
+        (SnapshotAction::Rollback, IntentStage::Committing | IntentStage::Repointing) => None,
         (SnapshotAction::Rollback, IntentStage::Undoing) => Some(VolumeStep::ApplySafety),
         (SnapshotAction::Rollback, IntentStage::CleaningUp | IntentStage::Answered) => {
             Some(VolumeStep::DropSafety)
         }
         (SnapshotAction::Delete | SnapshotAction::Unspecified, _) => Some(VolumeStep::DeleteAll),
+    }
+}
+
+fn clone_step(stage: IntentStage, has_failed: bool) -> Option<VolumeStep> {
+    match stage {
+        IntentStage::Preparing => Some(VolumeStep::MakeClone),
+        IntentStage::Applying | IntentStage::Committing => None,
+        IntentStage::Repointing => Some(VolumeStep::Repoint),
+        // First of all to make room for putting the others back.
+        IntentStage::Undoing => Some(VolumeStep::DropClone),
+        IntentStage::CleaningUp | IntentStage::Answered if has_failed => Some(VolumeStep::DropClone),
+        IntentStage::CleaningUp | IntentStage::Answered => Some(VolumeStep::DropReplaced),
     }
 }
 
@@ -154,23 +191,19 @@ pub fn first_stage(intent: &SnapshotIntent) -> IntentStage {
 }
 
 fn next_busy(intent: &SnapshotIntent, stages: &[IntentStage]) -> Option<IntentStage> {
-    let is_busy = |stage: &IntentStage| {
-        intent.volumes.values().any(|meta| step_in(*stage, intent.action, meta).is_some())
-    };
+    let is_busy =
+        |stage: &IntentStage| intent.volumes.keys().any(|volume| step_in(intent, *stage, volume).is_some());
     stages.iter().copied().find(is_busy)
 }
 
 /// Decides. `progress` holds what the volumes said in this stage; a volume that is not in it is due.
 pub fn next(intent: &SnapshotIntent, progress: &BTreeMap<VolumeId, Progress>) -> Next {
     let of = |volume: &VolumeId| progress.get(volume).unwrap_or(&Progress::Due);
-    let steps: BTreeMap<VolumeId, VolumeStep> = intent
-        .volumes
-        .iter()
-        .filter_map(|(volume, meta)| Some((*volume, volume_step(intent, meta)?)))
-        .collect();
+    let due = intent.volumes.keys().filter_map(|volume| Some((*volume, volume_step(intent, volume)?)));
+    let steps: BTreeMap<VolumeId, VolumeStep> = due.collect();
     let volumes: Vec<VolumeId> = steps.keys().copied().collect();
 
-    if volumes.iter().all(|volume| *of(volume) == Progress::Done) {
+    if steps.iter().all(|(volume, step)| is_enough(intent, *step, of(volume))) {
         return after_all_done(intent);
     }
     if let Some(failure) = steps.iter().find_map(|(volume, step)| failed_for_good(*step, of(volume))) {
@@ -186,6 +219,16 @@ pub fn next(intent: &SnapshotIntent, progress: &BTreeMap<VolumeId, Progress>) ->
     match leftover(steps.iter().map(|(volume, step)| (*step, of(volume)))) {
         Some(leftover) => Next::Answer { leftover },
         None => Next::Wait,
+    }
+}
+
+/// A clone that cannot be dropped keeps nothing from being put back: it is tried again when that is done.
+fn is_enough(intent: &SnapshotIntent, step: VolumeStep, progress: &Progress) -> bool {
+    let is_undoing = intent.action == SnapshotAction::Rollback && intent.stage == IntentStage::Undoing;
+    match progress {
+        Progress::Done => true,
+        Progress::Failed { tries, .. } => is_undoing && step.is_tidying() && *tries >= TIDY_TRIES,
+        Progress::Due | Progress::Running => false,
     }
 }
 
@@ -240,6 +283,8 @@ fn leftover<'a>(mut all: impl Iterator<Item = (VolumeStep, &'a Progress)>) -> Op
 mod tests {
     use super::*;
     use crate::volumemgr::testing::{intent, noon, volume};
+    use holdfast_types::Replacement;
+    use holdfast_volumehandlers::file;
 
     fn done(volumes: &[u8]) -> BTreeMap<VolumeId, Progress> {
         volumes.iter().map(|n| (volume(*n), Progress::Done)).collect()
@@ -401,5 +446,97 @@ mod tests {
             assert_eq!(next(&mixed(action, stage), &done(&[])), Next::Start(all.clone()), "{action:?}");
             assert_eq!(next(&mixed(action, stage), &done(&[1, 2, 3])), Next::Finish, "{action:?}");
         }
+    }
+
+    /// Volume 1 is an image, 2 a ZFS volume, 3 a raw disk, which is cloned.
+    fn with_clone(stage: IntentStage) -> SnapshotIntent {
+        let mut intent = intent(SnapshotAction::Rollback, stage, &[1, 2, 3]);
+        intent.volumes.get_mut(&volume(2)).expect("a volume").handler = zvol::NAME.into();
+        intent.volumes.get_mut(&volume(3)).expect("a volume").handler = file::NAME.into();
+        let replacement = Replacement {
+            incarnation: 2,
+            old_location: "/v/3#0.raw".into(),
+            fresh_location: "/v/3#0.i2.raw".into(),
+        };
+        intent.clones.insert(volume(3), replacement);
+        intent
+    }
+
+    /// [004] M2, M4: what each stage does to each kind of volume, and where it leads.
+    #[test]
+    fn clones_come_into_force_when_everything_else_has_happened() {
+        use IntentStage::{Answered, Applying, CleaningUp, Committing, Preparing, Repointing, Undoing};
+        use VolumeStep::{
+            ApplySafety, ApplySnapshot, CutSafety, DropClone, DropReplaced, DropSafety, MakeClone, Repoint,
+        };
+        let failed = Some(ErrorReport::new("no", noon()));
+        let table = [
+            (Preparing, None, [Some(CutSafety), None, Some(MakeClone)], Some(Applying)),
+            (Applying, None, [Some(ApplySnapshot), None, None], Some(Committing)),
+            (Committing, None, [None, Some(ApplySnapshot), None], Some(Repointing)),
+            (Repointing, None, [None, None, Some(Repoint)], Some(CleaningUp)),
+            (CleaningUp, None, [Some(DropSafety), None, Some(DropReplaced)], None),
+            (Undoing, failed.clone(), [Some(ApplySafety), None, Some(DropClone)], Some(CleaningUp)),
+            (CleaningUp, failed.clone(), [Some(DropSafety), None, Some(DropClone)], None),
+            (Answered, None, [Some(DropSafety), None, Some(DropReplaced)], None),
+        ];
+        for (stage, failure, steps, next_stage) in table {
+            let intent = SnapshotIntent { failure, ..with_clone(stage) };
+            let found = [1, 2, 3].map(|n| volume_step(&intent, &volume(n)));
+            assert_eq!(found, steps, "{stage:?}");
+            let entered = match next(&intent, &done(&[1, 2, 3])) {
+                Next::Enter { stage, .. } => Some(stage),
+                Next::Finish => None,
+                other => panic!("{stage:?}: {other:?}"),
+            };
+            assert_eq!(entered, next_stage, "{stage:?}");
+        }
+    }
+
+    #[test]
+    fn a_clone_alone_is_made_put_in_force_and_tidied_after() {
+        use IntentStage::{CleaningUp, Preparing, Repointing};
+        let alone = |stage| {
+            let mut intent = with_clone(stage);
+            intent.volumes.retain(|id, _| *id == volume(3));
+            intent
+        };
+        assert_eq!(first_stage(&alone(Preparing)), Preparing);
+        assert_eq!(entered(next(&alone(Preparing), &done(&[3]))), (Repointing, false));
+        assert_eq!(entered(next(&alone(Repointing), &done(&[3]))), (CleaningUp, false));
+        assert_eq!(next(&alone(CleaningUp), &done(&[3])), Next::Finish);
+    }
+
+    /// Entering `Repointing` was the commit: there is no way back, and no answer before it is done.
+    #[test]
+    fn what_is_in_force_is_never_given_up() {
+        let repointing = with_clone(IntentStage::Repointing);
+        let progress = BTreeMap::from([(volume(3), failed(1000, true))]);
+        assert_eq!(next(&repointing, &progress), Next::Wait);
+    }
+
+    #[test]
+    fn a_clone_that_cannot_be_made_turns_every_other_back_and_what_was_made_goes() {
+        let preparing = with_clone(IntentStage::Preparing);
+        let mut progress = done(&[1]);
+        progress.insert(volume(3), failed(1, true));
+        assert_eq!(entered(next(&preparing, &progress)), (IntentStage::CleaningUp, true));
+    }
+
+    #[test]
+    fn a_clone_that_cannot_be_dropped_keeps_nothing_from_being_put_back() {
+        let mut undoing = with_clone(IntentStage::Undoing);
+        undoing.failure = Some(ErrorReport::new("why", noon()));
+        let mut progress = BTreeMap::from([(volume(3), failed(TIDY_TRIES, true))]);
+        assert_eq!(next(&undoing, &progress), Next::Start(vec![volume(1)]));
+        progress.insert(volume(1), failed(1000, true));
+        assert_eq!(next(&undoing, &progress), Next::Wait, "the image is not back yet");
+        progress.insert(volume(1), Progress::Done);
+        assert_eq!(entered(next(&undoing, &progress)), (IntentStage::CleaningUp, true));
+        undoing.stage = IntentStage::CleaningUp;
+        assert!(
+            matches!(next(&undoing, &progress), Next::Answer { .. }),
+            "and is tried again behind the answer"
+        );
     }
 }

@@ -64,6 +64,8 @@ pub fn intent(action: SnapshotAction, stage: IntentStage, volumes: &[u8]) -> Sna
         safety_names: BTreeMap::new(),
         failure: None,
         consent: Consent::default(),
+        clones: BTreeMap::new(),
+        parameters: BTreeMap::new(),
     }
 }
 

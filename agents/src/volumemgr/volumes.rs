@@ -3,7 +3,7 @@
 //! The row comes first: `Creating` before anything is fetched or made, `Destroying` before anything is removed;
 //! it goes only when storage has confirmed that the volume is gone.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use holdfast_types::{
@@ -93,6 +93,32 @@ impl Volumes for Rows<'_> {
     fn generations(&self, volume: &VolumeId) -> Vec<VolumeKey> {
         let rows = self.0.rows::<VolumeRecord>();
         rows.iter().map(|row| row.config.key).filter(|key| key.volume == *volume).collect()
+    }
+}
+
+/// The rows, for the judge of requests, who may choose a place for a clone.
+pub(super) struct RowsAndOrphans<'a> {
+    pub(super) rows: Rows<'a>,
+    /// See [`super::inventory::Inventory::orphans`].
+    pub(super) orphans: &'a BTreeMap<VolumeKey, u64>,
+}
+
+impl Volumes for RowsAndOrphans<'_> {
+    fn record(&self, key: &VolumeKey) -> Option<VolumeRecord> {
+        self.rows.record(key)
+    }
+
+    fn generations(&self, volume: &VolumeId) -> Vec<VolumeKey> {
+        self.rows.generations(volume)
+    }
+
+    /// What another intent has begun, or has not tidied yet, is not taken for this one's.
+    fn fresh_incarnation(&self, record: &VolumeRecord) -> u64 {
+        let volume = &record.config.key.volume;
+        let intents = self.rows.0.rows::<SnapshotIntent>();
+        let begun = intents.iter().filter_map(|intent| Some(intent.clones.get(volume)?.incarnation));
+        let left = self.orphans.get(&record.config.key).copied();
+        begun.chain(left).fold(record.incarnation, u64::max) + 1
     }
 }
 

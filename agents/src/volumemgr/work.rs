@@ -26,8 +26,8 @@ use super::steps::VolumeStep;
 /// Does the job; the event is its one end.
 pub fn run(job: VolumeJob, env: &Env, cx: &JobContext<Event>) -> Event {
     match job {
-        VolumeJob::TakeInventory { records } => {
-            let taken = Look::new(env, &records).take();
+        VolumeJob::TakeInventory { records, intents } => {
+            let taken = Look::new(env, &records, &intents).take();
             Event::InventoryTaken(taken.map_err(|error| Failure::passing(error_chain(&error))))
         }
         VolumeJob::Fetch(content) => fetch(content, env, cx),
@@ -112,19 +112,21 @@ type Cut = BTreeMap<VolumeId, SnapshotMeta>;
 fn step(order: &StepOrder, env: &Env, cx: &JobContext<Event>) -> Result<Cut, VolumeError> {
     let Some(StepVolume { place, .. }) = order.volumes.first() else { return Ok(Cut::new()) };
     let handler = env.registry.handler_for(&place.location, place.format)?;
-    with_cx(
-        cx,
-        |_| (),
-        |handler_cx| match handler.group() {
-            Some(group) => group_step(&*handler, group, order, handler_cx),
-            None => order.volumes.iter().try_fold(Cut::new(), |mut cut, volume| {
-                if let Some(meta) = single_step(&*handler, order, volume, handler_cx)? {
-                    cut.insert(volume.place.key.volume, meta);
-                }
-                Ok(cut)
-            }),
-        },
-    )
+    let (key, is_told) = (place.key, order.step == VolumeStep::MakeClone);
+    let report = |percent| {
+        if is_told {
+            cx.progress(Event::MakeProgress { key, percent });
+        }
+    };
+    with_cx(cx, report, |handler_cx| match handler.group() {
+        Some(group) => group_step(&*handler, group, order, handler_cx),
+        None => order.volumes.iter().try_fold(Cut::new(), |mut cut, volume| {
+            if let Some(meta) = single_step(&*handler, order, volume, handler_cx)? {
+                cut.insert(volume.place.key.volume, meta);
+            }
+            Ok(cut)
+        }),
+    })
 }
 
 fn single_step(
@@ -159,6 +161,20 @@ fn single_step(
         }
         VolumeStep::DeleteAll => {
             delete_all(handler, order.snapshot, on, handler_cx)?;
+            None
+        }
+        VolumeStep::MakeClone => {
+            make_clone(handler, order, on, handler_cx)?;
+            None
+        }
+        VolumeStep::Repoint => {
+            if let Some(fresh) = &on.other {
+                handler.adopt_snapshots(volume, fresh)?;
+            }
+            None
+        }
+        VolumeStep::DropClone | VolumeStep::DropReplaced => {
+            handler.destroy(volume, handler_cx)?;
             None
         }
     };
@@ -206,6 +222,8 @@ fn group_step(
         }
         // A group needs no safety snapshots.
         VolumeStep::CutSafety | VolumeStep::ApplySafety | VolumeStep::DropSafety => {}
+        // Nor is it ever cloned.
+        VolumeStep::MakeClone | VolumeStep::Repoint | VolumeStep::DropClone | VolumeStep::DropReplaced => {}
     }
     Ok(Cut::new())
 }
@@ -222,6 +240,38 @@ fn put_back(
     }
 }
 
+/// [004] M2: only of a volume whose handler says that it cannot revert it in place, and only if nobody else uses it (M3).
+fn make_clone(
+    handler: &dyn VolumeHandler,
+    order: &StepOrder,
+    on: &StepVolume,
+    handler_cx: &HandlerCx<'_>,
+) -> Result<(), VolumeError> {
+    let (volume, name) = (&on.place.location, name(on)?);
+    let Some(fresh) = on.other.as_ref().filter(|_| !handler.capabilities().revert_in_place) else {
+        let (format, what) = (on.place.format, "a clone of a volume that is reverted in place");
+        return Err(VolumeError::Unsupported { volume: volume.clone(), format, what });
+    };
+    let action = Action::Clone { from: name.clone() };
+    match handler.preflight(volume, &Preflight { action, guest_may_run: false }) {
+        // Room is looked for again by the clone, which may find that it was made already.
+        Ok(()) | Err(VolumeError::NoSpace { .. }) => {}
+        Err(error) => return Err(error),
+    }
+    handler.clone_from_snapshot(volume, &name, fresh, &order.parameters, handler_cx).map(drop)
+}
+
+/// What another incarnation has of the volume's snapshots is the volume's, and the incarnation goes.
+fn drop_incarnation(
+    handler: &dyn VolumeHandler,
+    volume: &Path,
+    other: &Path,
+    handler_cx: &HandlerCx<'_>,
+) -> Result<(), VolumeError> {
+    handler.adopt_snapshots(other, volume)?;
+    handler.destroy(other, handler_cx).map(drop)
+}
+
 /// The snapshot, its safety snapshot, and whatever else this node named after it.
 fn delete_all(
     handler: &dyn VolumeHandler,
@@ -230,6 +280,9 @@ fn delete_all(
     handler_cx: &HandlerCx<'_>,
 ) -> Result<(), VolumeError> {
     let volume = &on.place.location;
+    if let Some(other) = &on.other {
+        drop_incarnation(handler, volume, other, handler_cx)?;
+    }
     handler.delete_snapshot(volume, &name(on)?, handler_cx)?;
     if on.safety_name.is_some() {
         handler.delete_snapshot(volume, &safety(on)?, handler_cx)?;
@@ -316,7 +369,11 @@ fn ask(handler: &dyn VolumeHandler, volume: &Path, asked: &Asked) -> Result<Vec<
             // What no name can be made of was never taken for one of ours.
             let leaving = leaving.iter().filter_map(|name| SnapshotName::parse(name).ok()).collect();
             seen = handler.blockers(volume, &to, &leaving)?;
-            Action::Rollback { to, leaving, agreed: agreed_to(&seen) }
+            match handler.capabilities().revert_in_place {
+                true => Action::Rollback { to, leaving, agreed: agreed_to(&seen) },
+                // [004] M2: a clone takes its place.
+                false => Action::Clone { from: to },
+            }
         }
         Asked::Present => return handler.facts(volume).map(|_| seen),
     };

@@ -182,6 +182,7 @@ fn volume_status() -> VolumeStatus {
         size_bytes: 1 << 30,
         allocated_bytes: 1 << 20,
         file_location: "/persist/vault/volumes/x".into(),
+        incarnation: 1,
         used_by: Vec::new(),
         held_by: Vec::new(),
         error: Some(ErrorReport::new("connection lost", at(4)).severity(Severity::Warning)),

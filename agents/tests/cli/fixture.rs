@@ -342,6 +342,7 @@ fn volume(number: u64, generation: i64, name: &str) -> VolumeStatus {
         size_bytes: 8 << 30,
         allocated_bytes: 1_610_612_736,
         file_location: format!("/var/lib/holdfast/vault/volumes/{}#{generation}.qcow2", id(number)),
+        incarnation: 1,
         used_by: vec![AppId(id(DB))],
         held_by: Vec::new(),
         error: None,

@@ -1,6 +1,7 @@
 //! volumemgr on a bench: the real agent and handlers, an image tool and a datastore in memory, a disk that loses
 //! what was not synced. zedagent and zedmanager are played by the test.
 
+mod clones;
 mod crashes;
 mod snapshots;
 mod tables;
@@ -48,7 +49,8 @@ impl Node {
             disk: Arc::new(disk.clone()),
             layout: layout.clone(),
             fetcher: Arc::new(store.clone()),
-            registry: Registry::new(&Backing::Files, Arc::new(disk.clone()), Arc::new(tool.clone())),
+            registry: Registry::new(&Backing::Files, Arc::new(disk.clone()), Arc::new(tool.clone()))
+                .with_raw_snapshots(Arc::new(disk.clone()), Arc::new(tool.clone())),
         };
         let bench = Bench::on(disk, clock, Volumemgr::new(layout, Placement::Files), env);
         Node { bench, tool, store }

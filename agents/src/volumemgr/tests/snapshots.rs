@@ -99,32 +99,6 @@ fn a_read_only_volume_is_recorded_as_unchanged_and_blocks_nobody() {
 }
 
 #[test]
-fn a_writable_raw_volume_is_refused_by_name_and_nothing_is_left() {
-    let mut node = Node::with_volumes(1);
-    node.store.put("http://store1/files/1.qcow2", "raw bytes");
-    node.bench.publish(http_store(1));
-    node.bench.publish(ContentTreeConfig { format: Format::Raw, ..tree(1, "") });
-    node.configure(downloaded(key(2, 0), 1));
-    node.bench.publish(SnapshotPreflightConfig {
-        snapshot: snapshot(1),
-        app: app(1),
-        action: Create,
-        volumes: both(),
-        operation: OperationNumber(1),
-        leaving: Vec::new(),
-    });
-    node.settle();
-    let preflight: SnapshotPreflightStatus = node.bench.row(&snapshot(1)).expect("an answer");
-    let refusal = preflight.refusal.expect("refused");
-    assert!(refusal.summary.contains(&volume(2).to_string()) && refusal.summary.contains("raw"), "{refusal}");
-    assert!(!refusal.summary.contains(&volume(1).to_string()), "{refusal}");
-    node.request(Create, 1, &both());
-    node.expect_failure(Create, 1);
-    assert!(node.snapshots_in(key(1, 0)).is_empty());
-    node.expect_tidy(&[key(1, 0)]);
-}
-
-#[test]
 fn every_volume_goes_back_and_the_snapshot_can_be_used_again() {
     let mut node = snapshotted();
     node.request(Rollback, 2, &both());

@@ -31,6 +31,7 @@ impl Volumes for TwoVolumes {
             stage,
             size_bytes: MIB,
             sha256: String::new(),
+            incarnation: 1,
         })
     }
 
@@ -201,7 +202,19 @@ fn a_lost_row_is_told_of_the_volume_it_was_of() {
 #[test]
 fn every_step_has_a_name_of_its_own() {
     use VolumeStep::*;
-    let steps = [CutSnapshot, CutSafety, ApplySnapshot, ApplySafety, DropSnapshot, DropSafety, DeleteAll];
+    let steps = [
+        CutSnapshot,
+        CutSafety,
+        ApplySnapshot,
+        ApplySafety,
+        DropSnapshot,
+        DropSafety,
+        DeleteAll,
+        MakeClone,
+        Repoint,
+        DropClone,
+        DropReplaced,
+    ];
     let names: std::collections::BTreeSet<&str> = steps.iter().map(|step| step.name()).collect();
     assert_eq!(names.len(), steps.len());
 }
