@@ -41,15 +41,20 @@ pub fn sha256(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
+/// True where the bytes of the disk are those of the file.
+fn is_plain(path: &Path) -> bool {
+    is_device(path) || path.extension().is_some_and(|extension| extension == "raw")
+}
+
 pub fn write(path: &Path, content: u8) {
-    let format = if is_device(path) { "raw" } else { "qcow2" };
+    let format = if is_plain(path) { "raw" } else { "qcow2" };
     let order = format!("write -P {content} 0 {CONTENT_BYTES}");
     run(Command::new("qemu-io").args(["-f", format, "-c", &order, "-c", "flush"]).arg(path));
 }
 
 /// The byte that fills the image's first part; None when it is not one byte throughout.
 pub fn read(path: &Path) -> Option<u8> {
-    let bytes = if is_device(path) { read_device(path) } else { read_image(path) };
+    let bytes = if is_plain(path) { read_device(path) } else { read_image(path) };
     let first = *bytes.first()?;
     bytes.iter().all(|byte| *byte == first).then_some(first)
 }
@@ -78,7 +83,7 @@ fn read_image(path: &Path) -> Vec<u8> {
 
 /// `qemu-img check` finds nothing ([003] J4). A pool looks after its devices itself.
 pub fn expect_healthy(path: &Path) {
-    if is_device(path) {
+    if is_plain(path) {
         return;
     }
     run(Command::new("qemu-img").args(["check", "-q"]).arg(path));

@@ -330,10 +330,26 @@ impl Story {
     /// Where the volume is: its image; on a pool its device, unless there is an image.
     pub fn image(&self, volume: Uuid, generation: i64) -> PathBuf {
         let image = self.persist().join(format!("vault/volumes/{volume}#{generation}.qcow2"));
+        if let Some(raw) = self.incarnations(volume, generation).pop() {
+            return raw;
+        }
         match &self.pool {
             Some(pool) if !image.exists() => pool.device(volume, generation),
             _ => image,
         }
+    }
+
+    /// The files that hold a raw volume; one, unless a clone is taking its place.
+    pub fn incarnations(&self, volume: Uuid, generation: i64) -> Vec<PathBuf> {
+        let mut found = Vec::new();
+        collect(&self.persist().join("vault/volumes"), &mut found);
+        let mark = format!("{volume}#{generation}.");
+        let is_it = |path: &PathBuf| {
+            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            name.starts_with(&mark) && name.ends_with(".raw")
+        };
+        found.retain(is_it);
+        found
     }
 
     /// How often the application's guest was started, since the story began.

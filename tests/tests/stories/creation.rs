@@ -82,33 +82,6 @@ fn a_read_only_iso_does_not_block_the_snapshot() {
     story.expect_running("2");
 }
 
-/// B3, J5: a writable raw volume is refused by name, before any downtime; B5: the update waits.
-#[test]
-fn a_writable_raw_volume_refuses_the_snapshot_without_downtime() {
-    let Some(story) = Story::deployed() else { return };
-    story.serve_file("extra.raw", &[0x22; 1 << 20]);
-    let tree = uuid::Uuid::from_u128(0x1234_0000_0000_4000_8000_0000_0000_0002);
-    story.edit(|device| {
-        device.add_content_tree(tree, STORE, "extra.raw", Format::Raw);
-        device.add_download_volume(EXTRA, tree, 0);
-        device.app(APP).volume(EXTRA, 1).version("2");
-    });
-    story.expect_running("2");
-    let starts = story.guest_starts();
-    story.request(1);
-    story.update_by_restart("3");
-    story.expect_failed(1, "raw");
-    story.expect_failed(1, &EXTRA.to_string());
-    story.expect_running("2");
-    assert_eq!(story.guest_starts(), starts, "a refusal costs no downtime");
-
-    // Dropping the snapshot lets the update go on.
-    story.drop_snapshot(1);
-    story.expect_running("3");
-    story.expect_no_app_error();
-    story.expect_gone(1);
-}
-
 /// B5: all volumes or none; what was made on the first is removed again.
 #[test]
 fn a_second_volume_that_fails_undoes_the_first() {

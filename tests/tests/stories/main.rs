@@ -10,5 +10,6 @@ mod full_disk;
 mod maximum;
 mod node;
 mod pool;
+mod raw;
 mod rollback;
 mod trouble;
