@@ -114,6 +114,13 @@ pub struct SnapshotConfig {
     pub snapshots: Vec<SnapshotDesc>,
 }
 
+impl SnapshotConfig {
+    /// Whether the controller lists it.
+    pub fn names(&self, snapshot: SnapshotId) -> bool {
+        self.snapshots.iter().any(|desc| desc.id == snapshot)
+    }
+}
+
 /// cloud-init user data, possibly with secrets: stored in files of mode 0600 only, and never logged. Its `Debug`
 /// form, and so that of everything it is in, says only how long it is.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -12,11 +12,12 @@ use crate::blocker::Consent;
 use crate::error::{ErrorReport, Timestamp};
 use crate::guard::{EffectiveGuard, HaState};
 use crate::ids::{AppId, OperationNumber, SnapshotId, VolumeKey};
+use crate::plan::{LocalOrigin, LocalOutcome};
 use crate::snapshot::{SnapshotDesc, SnapshotInstanceStatus};
 use crate::topic::{Durability, Topic};
 
 /// What an operation is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum OperationKind {
     /// First installation of the application.
     Install,
@@ -76,6 +77,12 @@ pub struct Operation {
     /// What guarded the application when its rollback began. None in rows of older releases, and for other kinds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub guard: Option<GuardRecord>,
+    /// When a running guest was told to stop for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guest_stopped_at: Option<Timestamp>,
+    /// The order on the node itself that it carries out ([000] L8). None: the controller's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub local: Option<LocalOrigin>,
 }
 
 /// The guard from before a rollback: what it is to be set back to afterwards ([000] L9).
@@ -141,6 +148,14 @@ pub struct SnapshotEntry {
     /// True once a reason to delete came from the maximum and not from the controller's list: leaves `Trimmed`.
     #[serde(default)]
     pub trimmed: bool,
+    /// Made by an order on the node itself: it stays although the controller does not list it. One that the controller
+    /// lists is the controller's from then on.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub local: bool,
+}
+
+fn is_false(flag: &bool) -> bool {
+    !*flag
 }
 
 /// All that zedmanager remembers of one application. One row, one atomic write.
@@ -167,6 +182,12 @@ pub struct AppInstanceState {
     pub controlled_by: Option<HaState>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_rollback: Option<DoneRollback>,
+    /// The last order on the node itself that was taken in ([000] L8).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_local: Option<LocalOutcome>,
+    /// How long the guest was down for the last operation of a kind, in milliseconds.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub downtimes: BTreeMap<OperationKind, u64>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -10,6 +10,7 @@ use crate::blocker::Consent;
 use crate::error::{ErrorReport, Timestamp, optional_error, zero_is_none};
 use crate::ids::{AppId, Generation, OperationNumber, SnapshotId, VolumeId, VolumeKey};
 use crate::judgement::Blockers;
+use crate::plan::Space;
 use crate::shape::{Field, Record, Shape};
 use crate::topic::{Durability, Topic};
 
@@ -81,6 +82,13 @@ pub struct SnapshotInstanceStatus {
     /// The operation that cut it; orders snapshots whatever the clock did. Zero in records that EVE wrote.
     #[serde(rename = "OperationNumber", default)]
     pub operation: OperationNumber,
+    /// Made by an order on the node itself: the controller never listed it when it was cut.
+    #[serde(rename = "HoldfastLocal", default, skip_serializing_if = "is_false")]
+    pub local: bool,
+}
+
+fn is_false(flag: &bool) -> bool {
+    !*flag
 }
 
 impl Record for SnapshotInstanceStatus {
@@ -296,6 +304,9 @@ pub struct SnapshotPreflightStatus {
     /// Of a rollback: what stands in its way. That is judged by who asked ([000] L4); it is no refusal yet.
     #[serde(default)]
     pub blockers: Blockers,
+    /// What it needs and what is free, by volume, where storage could tell ([000] L8).
+    #[serde(default)]
+    pub space: BTreeMap<VolumeId, Space>,
 }
 
 impl Topic for SnapshotPreflightStatus {

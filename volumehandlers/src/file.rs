@@ -27,7 +27,7 @@ use crate::context::HandlerCx;
 use crate::error::VolumeError;
 use crate::handler::{
     Action, Capabilities, Ensured, FoundSnapshot, FoundVolume, Parameters, Preflight, Repaired, SnapshotMeta,
-    Source, Space, VolumeFacts, VolumeHandler, VolumeSpec,
+    Source, Space, VolumeFacts, VolumeHandler, VolumeSpec, sufficient,
 };
 use crate::name::SnapshotName;
 use crate::staging::{CloneMethod, METHOD, Staging};
@@ -222,13 +222,13 @@ impl VolumeHandler for FileHandler {
         Ok(facts)
     }
 
-    fn preflight(&self, volume: &Path, preflight: &Preflight) -> Result<(), VolumeError> {
+    fn preflight(&self, volume: &Path, preflight: &Preflight) -> Result<Space, VolumeError> {
         let space = self.space(volume, &preflight.action)?;
         let reads_nothing_of_it = matches!(preflight.action, Action::DeleteSnapshot { .. });
         if !preflight.guest_may_run && !reads_nothing_of_it {
             self.facts_with(volume, Access::Exclusive)?;
         }
-        space.sufficient(volume)
+        sufficient(space, volume)
     }
 
     /// As if every byte had to be copied: whether the file system shares them shows when it is asked to.
@@ -277,7 +277,7 @@ impl VolumeHandler for FileHandler {
             Err(VolumeError::NoSuchSnapshot { .. }) => {}
             Err(error) => return Err(error),
         }
-        self.space(volume, &Action::CreateSnapshot)?.sufficient(volume)?;
+        sufficient(self.space(volume, &Action::CreateSnapshot)?, volume)?;
         self.duplicate(volume, (volume, &place), CloneMethod::Auto, cx)?;
         let made = self.snapshot(volume, name)?;
         tracing::info!(volume = %volume.display(), %name, "snapshot cut");
@@ -338,7 +338,7 @@ impl VolumeHandler for FileHandler {
             return Ok(Ensured::Unchanged(facts));
         }
         if method != CloneMethod::Reflink {
-            self.space(volume, &Action::Clone { from: name.clone() })?.sufficient(volume)?;
+            sufficient(self.space(volume, &Action::Clone { from: name.clone() })?, volume)?;
         }
         self.duplicate(volume, (&snapshot.path, to), method, cx)?;
         tracing::info!(volume = %volume.display(), %name, to = %to.display(), "cloned");

@@ -18,6 +18,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 use std::path::{Path, PathBuf};
 
+pub use holdfast_types::Space;
 use holdfast_types::error::Timestamp;
 use holdfast_types::volume::Format;
 use holdfast_types::{AgreedSnapshot, Blocker};
@@ -50,9 +51,9 @@ pub trait VolumeHandler: Send + Sync + Debug {
     /// What the volume is now. Also answers while a guest uses it; the numbers are then a moment's.
     fn facts(&self, volume: &Path) -> Result<VolumeFacts, VolumeError>;
 
-    /// Would this be possible? Reads only ([003] B3). The first reason against it is the error; too little
-    /// [`VolumeHandler::space`] is one.
-    fn preflight(&self, volume: &Path, preflight: &Preflight) -> Result<(), VolumeError>;
+    /// Would this be possible? Reads only ([003] B3). Answers with what it needs, as [`VolumeHandler::space`] does. The first
+    /// reason against it is the error; too little space is one.
+    fn preflight(&self, volume: &Path, preflight: &Preflight) -> Result<Space, VolumeError>;
 
     /// What the step needs at most, and what is free for it ([000] L8). Reads only, also while a guest runs. A deletion needs
     /// nothing, so that a full disk can always be freed.
@@ -314,22 +315,12 @@ pub enum Action {
     },
 }
 
-/// What a step needs, and what there is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Space {
-    /// At most; a rollback's includes the safety snapshot that is cut before it.
-    pub needed_bytes: u64,
-    pub free_bytes: u64,
-}
-
-impl Space {
-    /// Refuses early what would run out of room late.
-    pub fn sufficient(self, volume: &Path) -> Result<(), VolumeError> {
-        let Space { needed_bytes, free_bytes } = self;
-        match free_bytes >= needed_bytes {
-            true => Ok(()),
-            false => Err(VolumeError::NoSpace { volume: volume.to_path_buf(), needed_bytes, free_bytes }),
-        }
+/// Refuses early what would run out of room late.
+pub fn sufficient(space: Space, volume: &Path) -> Result<Space, VolumeError> {
+    let Space { needed_bytes, free_bytes } = space;
+    match space.is_enough() {
+        true => Ok(space),
+        false => Err(VolumeError::NoSpace { volume: volume.to_path_buf(), needed_bytes, free_bytes }),
     }
 }
 

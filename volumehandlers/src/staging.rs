@@ -20,7 +20,7 @@ use holdfast_types::volume::Format;
 
 use crate::context::HandlerCx;
 use crate::error::VolumeError;
-use crate::handler::{FoundVolume, Space};
+use crate::handler::{FoundVolume, Space, sufficient};
 
 const COPY_CHUNK_BYTES: usize = 1 << 20;
 
@@ -160,8 +160,8 @@ impl Staging {
     }
 
     /// Refuses early what would run out of room late.
-    pub fn need_space(&self, volume: &Path, needed_bytes: u64) -> Result<(), VolumeError> {
-        self.space_for(volume, needed_bytes)?.sufficient(volume)
+    pub fn need_space(&self, volume: &Path, needed_bytes: u64) -> Result<Space, VolumeError> {
+        sufficient(self.space_for(volume, needed_bytes)?, volume)
     }
 
     /// Copies a file's bytes into `to` (an empty file), leaving out zeros, so that what is sparse stays sparse.

@@ -59,7 +59,9 @@ fn everything_fails(fixture: &FakePoolFixture, group: &[GroupMember], words: &st
         handler.create_snapshot(volume, &name("t"), &CX()).map(drop),
         handler.rollback_to_snapshot(volume, &name("s"), &BTreeSet::new(), &CX()).map(drop),
         handler.delete_snapshot(volume, &name("s"), &CX()).map(drop),
-        handler.preflight(volume, &Preflight { action: Action::CreateSnapshot, guest_may_run: false }),
+        handler
+            .preflight(volume, &Preflight { action: Action::CreateSnapshot, guest_may_run: false })
+            .map(drop),
         verbs.create_snapshots(&others, &CX()).map(drop),
         verbs.rollback_to_snapshots(group, "token", &CX()).map(drop),
         verbs.delete_snapshots(group, &CX()).map(drop),

@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 
 use holdfast_types::{
-    AppId, AppInstanceConfig, AppInstanceStatus, ConfigSource, DomainState, DomainStatus, EffectiveGuard,
-    ErrorReport, Guard, HaState, Operation, OperationKind, Phase, SnapshotEntry, SnapshotId,
-    SnapshotInstanceStatus, SnapshotState, SnapshotType, SwState, VolumeSnapshotMeta, VolumeStatus,
+    AgreedSnapshot, AppId, AppInstanceConfig, AppInstanceStatus, Blocker, BlockerKind, ConfigSource,
+    DomainState, DomainStatus, Downtime, EffectiveGuard, ErrorReport, Guard, HaState, LocalOutcome,
+    Operation, OperationKind, Phase, Plan, SnapshotEntry, SnapshotId, SnapshotInstanceStatus, SnapshotState,
+    SnapshotType, SwState, VolumeSnapshotMeta, VolumeStatus,
 };
 
 use super::documents::*;
@@ -137,6 +138,7 @@ fn snapshot(view: &View, app: AppId, entry: &SnapshotEntry) -> SnapshotDocument 
         state: snapshot_state_name(&entry.state).to_string(),
         version: instance.map(version_in),
         created_at: instance.and_then(|it| it.time_created),
+        is_local: entry.local,
         operation: cutting.or_else(|| instance.map(|it| it.operation)),
         volumes: snapshot_volumes(view, entry.desc.id),
         error: error.map(ErrorDocument::from),
@@ -208,6 +210,7 @@ fn operation_document(app: AppId, app_name: String, operation: &Operation, state
         app_name,
         number: operation.number,
         kind: kind_name(operation.kind).to_string(),
+        is_local: operation.local.is_some(),
         state: state.to_string(),
         phase: phase_name(operation.phase).to_string(),
         started_at: operation.started_at,
@@ -235,6 +238,64 @@ fn progress(view: &View, operation: &Operation) -> Option<u8> {
     };
     let total: u64 = keys.iter().map(done).sum();
     (!keys.is_empty()).then(|| (total / keys.len() as u64).min(100) as u8)
+}
+
+pub fn plan(view: &View, app: AppId, plan: &Plan) -> PlanDocument {
+    let blockers = plan.blockers.iter().flat_map(|(volume, blockers)| {
+        let destroyed = plan.destroys.on(*volume);
+        let is_destroyed = move |one: &Blocker| {
+            let agreed = AgreedSnapshot { name: one.name.clone(), id: one.id.clone() };
+            one.kind == BlockerKind::Unmanaged && destroyed.contains(&agreed)
+        };
+        blockers.iter().map(move |one| BlockerDocument {
+            volume: *volume,
+            kind: one.kind,
+            name: one.name.clone(),
+            is_destroyed: is_destroyed(one),
+        })
+    });
+    let space = plan.space.iter().map(|(volume, space)| SpaceDocument {
+        volume: *volume,
+        needed_bytes: space.needed_bytes,
+        free_bytes: space.free_bytes,
+    });
+    PlanDocument {
+        app,
+        app_name: view.name_of(app),
+        action: plan.action.name().to_string(),
+        snapshot: plan.snapshot,
+        steps: plan.steps.clone(),
+        blockers: blockers.collect(),
+        space: space.collect(),
+        downtime: plan.downtime.to_string(),
+        downtime_milliseconds: match plan.downtime {
+            Downtime::None => Some(0),
+            Downtime::NotMeasured => None,
+            Downtime::Last { milliseconds } => Some(milliseconds),
+        },
+        refusal: plan.refusal.clone(),
+        digest: plan.digest.clone(),
+    }
+}
+
+pub fn order(view: &View, app: AppId, outcome: &LocalOutcome, is_repeated: bool) -> OrderDocument {
+    let state = match outcome {
+        LocalOutcome { operation: None, .. } => "taken-in",
+        LocalOutcome { is_running: true, .. } => "running",
+        LocalOutcome { error: Some(_), .. } => "failed",
+        _ => "done",
+    };
+    OrderDocument {
+        app,
+        app_name: view.name_of(app),
+        action: outcome.action.name().to_string(),
+        snapshot: outcome.snapshot,
+        digest: outcome.digest.clone(),
+        operation: outcome.operation,
+        state: state.to_string(),
+        is_repeated,
+        error: outcome.error.as_ref().map(ErrorDocument::from),
+    }
 }
 
 fn counted<'a>(names: impl Iterator<Item = &'a str>) -> BTreeMap<String, u64> {

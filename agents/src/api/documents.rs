@@ -5,7 +5,8 @@
 use std::collections::BTreeMap;
 
 use holdfast_types::{
-    AppId, DeviceId, ErrorReport, Generation, OperationNumber, SnapshotId, Timestamp, VolumeId, VolumeKey,
+    AppId, BlockerKind, DeviceId, ErrorReport, Generation, OperationNumber, SnapshotId, Timestamp, VolumeId,
+    VolumeKey,
 };
 use serde::{Deserialize, Serialize};
 
@@ -141,6 +142,9 @@ pub struct SnapshotDocument {
     /// The version of the configuration in it.
     pub version: Option<String>,
     pub created_at: Option<Timestamp>,
+    /// Ordered on the node, and not listed by the controller since.
+    #[serde(default)]
+    pub is_local: bool,
     /// The operation that cut it, once there was one.
     pub operation: Option<OperationNumber>,
     /// What storage holds of it.
@@ -187,6 +191,9 @@ pub struct OperationDocument {
     pub number: OperationNumber,
     /// `install`, `update`, `snapshot`, `rollback`, `delete-snapshots` or `delete-app`.
     pub kind: String,
+    /// Ordered on the node and not by the controller.
+    #[serde(default)]
+    pub is_local: bool,
     /// `running`, `done` or `failed`.
     pub state: String,
     /// While it runs, what it is at; afterwards, what it was at last.
@@ -200,6 +207,65 @@ pub struct OperationDocument {
     pub volumes: Vec<VolumeKeyDocument>,
     /// Of the volumes being prepared; null where nothing can be measured.
     pub progress_percent: Option<u8>,
+    pub error: Option<ErrorDocument>,
+}
+
+/// What an order would do; the answer of `/v1/apps/{app}/plans`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlanDocument {
+    pub app: AppId,
+    pub app_name: String,
+    /// `rollback`, `create-snapshot` or `delete-snapshot`.
+    pub action: String,
+    /// The one it is about; a new one will have this id.
+    pub snapshot: SnapshotId,
+    /// In words, in order; empty where it would be refused.
+    pub steps: Vec<String>,
+    /// Everything in a rollback's way, also what can be agreed to.
+    pub blockers: Vec<BlockerDocument>,
+    pub space: Vec<SpaceDocument>,
+    /// In words.
+    pub downtime: String,
+    /// The last one of its kind; 0 where the guest is not stopped, null where none was measured.
+    pub downtime_milliseconds: Option<u64>,
+    /// Why it would not be done.
+    pub refusal: Option<String>,
+    /// What to repeat to agree; null where it would be refused.
+    pub digest: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BlockerDocument {
+    pub volume: VolumeId,
+    /// `managed`, `unmanaged`, `clone`, `hold` or `unknown`.
+    pub kind: BlockerKind,
+    pub name: String,
+    /// True where carrying the plan out destroys it.
+    pub is_destroyed: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SpaceDocument {
+    pub volume: VolumeId,
+    /// At most.
+    pub needed_bytes: u64,
+    pub free_bytes: u64,
+}
+
+/// What has become of an order; the answer of `/v1/apps/{app}/orders`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OrderDocument {
+    pub app: AppId,
+    pub app_name: String,
+    pub action: String,
+    pub snapshot: SnapshotId,
+    pub digest: String,
+    /// The operation that does it; null for a deletion, whose data goes when the guest is down next.
+    pub operation: Option<OperationNumber>,
+    /// `running`, `done`, `failed`, or `taken-in` for a deletion.
+    pub state: String,
+    /// It was taken in before, by an order with the same digest.
+    pub is_repeated: bool,
     pub error: Option<ErrorDocument>,
 }
 

@@ -19,9 +19,11 @@
 //! | POST | does |
 //! |---|---|
 //! | `/v1/apps/{id or name}/settings` | `{"ha_state": ..., "tags": [...], "untags": [...]}` set locally; answers with the application when that is durable |
+//! | `/v1/apps/{id or name}/plans` | `{"action": "rollback", "snapshot": ...}`, `{"action": "create-snapshot"}` or `{"action": "delete-snapshot", "snapshot": ...}`: what it would do; nothing is done |
+//! | `/v1/apps/{id or name}/orders` | the same with the plan's `"digest"`: is done if the plan is still the same; answers when that is durable. With the digest of the order taken in last, with what has come of it |
 //!
-//! Errors are `{"error": "..."}` with 400 (bad query), 404 (no such thing) 405 (another method), 409 (the node
-//! changes nothing now) or 504 (not confirmed in time).
+//! Errors are `{"error": "..."}` with 400 (bad query), 404 (no such thing) 405 (another method), 409 (refused, with the
+//! reason; nothing was changed) or 504 (not confirmed in time).
 //!
 //! The documents are made field by field from statuses: a configuration, which can hold cloud-init secrets, has no
 //! way into them. Deliberately absent: any decision; an order is checked in form, handed to zedmanager, and

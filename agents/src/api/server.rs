@@ -91,6 +91,8 @@ impl Api {
             .route("/v1/apps", get(apps))
             .route("/v1/apps/{app}", get(app))
             .route("/v1/apps/{app}/settings", post(orders::set))
+            .route("/v1/apps/{app}/plans", post(orders::plan))
+            .route("/v1/apps/{app}/orders", post(orders::carry_out))
             .route("/v1/snapshots", get(snapshots))
             .route("/v1/volumes", get(volumes))
             .route("/v1/operations", get(operations))

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use holdfast_pubsub::{Bus, Change, Mailbox};
 use holdfast_types::{
-    AppId, AppInstanceState, AppInstanceStatus, DeviceStatus, DomainStatus, ErrorReport, Operation,
+    AppId, AppInstanceState, AppInstanceStatus, AppPlan, DeviceStatus, DomainStatus, ErrorReport, Operation,
     SnapshotId, Timestamp, Topic, VolumeKey, VolumeStatus, VolumesSnapshotStatus,
 };
 
@@ -34,6 +34,7 @@ pub enum Seen {
     Volume(Change<VolumeStatus>),
     Storage(Change<VolumesSnapshotStatus>),
     Device(Change<DeviceStatus>),
+    Plan(Change<AppPlan>),
 }
 
 impl Seen {
@@ -47,6 +48,7 @@ impl Seen {
         mailbox.subscribe(bus, Seen::Volume);
         mailbox.subscribe(bus, Seen::Storage);
         mailbox.subscribe(bus, Seen::Device);
+        mailbox.subscribe(bus, Seen::Plan);
         mailbox
     }
 }
@@ -70,6 +72,8 @@ pub struct View {
     pub volumes: BTreeMap<VolumeKey, Arc<VolumeStatus>>,
     pub storage: BTreeMap<SnapshotId, Arc<VolumesSnapshotStatus>>,
     pub device: Option<Arc<DeviceStatus>>,
+    /// The last answer about each application; nothing of it is shown but to who asked.
+    pub plans: BTreeMap<AppId, Arc<AppPlan>>,
     /// Oldest first.
     pub ended: VecDeque<Ended>,
     /// What people call each application; kept when it is gone, since guests and volumes go after it.
@@ -103,6 +107,10 @@ impl View {
                 Vec::new()
             }
             Seen::Device(change) => self.apply_device(change),
+            Seen::Plan(change) => {
+                replace(&mut self.plans, &change);
+                Vec::new()
+            }
         }
     }
 

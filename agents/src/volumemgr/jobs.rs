@@ -134,6 +134,10 @@ pub enum Asked {
         /// Names of snapshots that are going before the rollback.
         leaving: Vec<String>,
     },
+    /// Only what it needs: nothing keeps a snapshot from being given up.
+    Delete {
+        storage_name: String,
+    },
     /// A read-only volume has to be there, and nothing else ([003] B3).
     Present,
 }

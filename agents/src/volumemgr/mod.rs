@@ -48,9 +48,9 @@ use std::collections::BTreeMap;
 use holdfast_persist::PersistLayout;
 use holdfast_pubsub::{Change, Topic};
 use holdfast_types::{
-    Blockers, ContentTreeConfig, ContentTreeId, DatastoreConfig, DatastoreId, ErrorReport, OperationNumber,
-    SnapshotId, SnapshotIntent, SnapshotPreflightConfig, SnapshotPreflightStatus, VolumeConfig, VolumeId,
-    VolumeKey, VolumeRecord, VolumeRefConfig, VolumeRefKey, VolumeRefStatus, VolumeStage, VolumeStatus,
+    ContentTreeConfig, ContentTreeId, DatastoreConfig, DatastoreId, ErrorReport, OperationNumber, SnapshotId,
+    SnapshotIntent, SnapshotPreflightConfig, SnapshotPreflightStatus, VolumeConfig, VolumeId, VolumeKey,
+    VolumeRecord, VolumeRefConfig, VolumeRefKey, VolumeRefStatus, VolumeStage, VolumeStatus,
     VolumesSnapshotConfig, VolumesSnapshotStatus,
 };
 use holdfast_volumehandlers::{Placement, SnapshotMeta, VolumeFacts};
@@ -62,6 +62,7 @@ use download::Fetched;
 use inventory::{Inventory, Stray};
 pub use jobs::Env;
 use jobs::{StepFailure, VolumeJob};
+use preflight::Seen;
 use retry::Failure;
 use snapshots::SnapshotState;
 use steps::VolumeStep;
@@ -121,8 +122,7 @@ pub enum Event {
     },
     Preflighted {
         question: SnapshotPreflightConfig,
-        refusals: BTreeMap<VolumeId, String>,
-        blockers: Blockers,
+        seen: Seen,
     },
 }
 
@@ -314,9 +314,7 @@ impl Volumemgr {
             Event::Stepped { snapshot, operation, step, volumes, result } => {
                 self.stepped((snapshot, operation), step, &volumes, result, cx);
             }
-            Event::Preflighted { question, refusals, blockers } => {
-                self.preflighted(question, refusals, blockers, cx)
-            }
+            Event::Preflighted { question, seen } => self.preflighted(question, seen, cx),
         }
     }
 

@@ -2,14 +2,15 @@
 //!
 //! What rows and records tell is refused here; the rest is asked of the handlers, by one job for all volumes. A
 //! refusal names every volume that refuses. What stands in the way of a rollback is only told, by volume: zedmanager judges it
-//! ([000] L4).
+//! ([000] L4). So is what each volume needs and what is free ([000] L8); too little is a refusal.
 
 use std::collections::BTreeMap;
 
 use holdfast_types::{
-    Blockers, EntityKind, ErrorReport, SnapshotAction, SnapshotId, SnapshotPreflightConfig,
-    SnapshotPreflightStatus, VolumeId, VolumeKey,
+    Blocker, Blockers, EntityKind, ErrorReport, SnapshotAction, SnapshotId, SnapshotPreflightConfig,
+    SnapshotPreflightStatus, Space, VolumeId, VolumeKey,
 };
+use holdfast_volumehandlers::placement::is_device;
 
 use crate::runtime::Ctx;
 
@@ -17,6 +18,53 @@ use super::Volumemgr;
 use super::jobs::{Asked, Place, PreflightOrder, VolumeJob};
 use super::request::{Stored, is_read_only, made, resolved};
 use super::volumes::Rows;
+
+/// What a look at storage has found.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Seen {
+    pub refusals: BTreeMap<VolumeId, String>,
+    pub blockers: Blockers,
+    pub space: BTreeMap<VolumeId, (Place, Space)>,
+}
+
+impl Seen {
+    pub fn add(&mut self, place: &Place, blockers: Vec<Blocker>, space: Option<Space>) {
+        let volume = place.key.volume;
+        if !blockers.is_empty() {
+            self.blockers.insert(volume, blockers);
+        }
+        if let Some(space) = space {
+            self.space.insert(volume, (place.clone(), space));
+        }
+    }
+
+    /// Each fits alone, and all together do not: they draw on the same room.
+    pub fn refuse_crowded(&mut self) {
+        for in_pool in [false, true] {
+            let of_one = || self.space.values().filter(|(place, _)| is_device(&place.location) == in_pool);
+            let needed_bytes: u64 = of_one().map(|(_, space)| space.needed_bytes).sum();
+            // A quota may leave one of them less.
+            let free_bytes = of_one().map(|(_, space)| space.free_bytes).max().unwrap_or(u64::MAX);
+            if of_one().count() < 2 || needed_bytes <= free_bytes {
+                continue;
+            }
+            let told: Vec<(VolumeId, String)> = of_one()
+                .map(|(place, space)| {
+                    let text = format!(
+                        "volume {} needs {} bytes of free space, and all volumes together {needed_bytes}; \
+                         {free_bytes} are free",
+                        place.location.display(),
+                        space.needed_bytes
+                    );
+                    (place.key.volume, text)
+                })
+                .collect();
+            for (volume, text) in told {
+                self.refusals.entry(volume).or_insert(text);
+            }
+        }
+    }
+}
 
 impl Volumemgr {
     pub(super) fn settle_questions(&mut self, cx: &mut Ctx<Self>) {
@@ -39,12 +87,13 @@ impl Volumemgr {
     fn ask(&mut self, question: SnapshotPreflightConfig, cx: &mut Ctx<Self>) {
         match self.volumes_asked_about(&question, cx) {
             Ok(order) if order.volumes.is_empty() => {
-                self.preflighted(question, order.refusals, Blockers::new(), cx)
+                let seen = Seen { refusals: order.refusals, ..Seen::default() };
+                self.preflighted(question, seen, cx)
             }
             Ok(order) => cx.job(VolumeJob::Preflight(order)),
             Err(reason) => {
                 let refusal = ErrorReport::new(reason, cx.now()).about(EntityKind::AppInstance, question.app);
-                publish(&question, Some(refusal), Blockers::new(), cx);
+                publish(&question, Some(refusal), Seen::default(), cx);
             }
         }
     }
@@ -56,6 +105,7 @@ impl Volumemgr {
     ) -> Result<PreflightOrder, String> {
         let asked = match question.action {
             SnapshotAction::Rollback => self.asked_for_rollback(question, cx)?,
+            SnapshotAction::Delete => self.asked_for_deletion(question, cx),
             _ => question.volumes.iter().map(|key| (*key, Asked::Create)).collect(),
         };
         let mut order =
@@ -102,6 +152,24 @@ impl Volumemgr {
         Ok(volumes.into_iter().map(ask).collect())
     }
 
+    /// The volumes that hold something of the snapshot and are there.
+    fn asked_for_deletion(
+        &self,
+        question: &SnapshotPreflightConfig,
+        cx: &Ctx<Self>,
+    ) -> Vec<(VolumeKey, Asked)> {
+        let Some(Stored::Whole(record)) = self.snapshots.get(&question.snapshot).map(|state| &state.stored)
+        else {
+            return Vec::new();
+        };
+        let volumes = resolved(record, &question.volumes, &Rows(cx)).into_iter();
+        let asked = volumes.map(|(volume, meta)| {
+            let key = VolumeKey { volume, generation: meta.generation };
+            (key, Asked::Delete { storage_name: meta.storage_name })
+        });
+        asked.filter(|(key, _)| made(key, &Rows(cx)).is_ok()).collect()
+    }
+
     /// What these snapshots are named on the volume.
     fn names_on(&self, volume: VolumeId, snapshots: &[SnapshotId]) -> Vec<String> {
         let metas = snapshots.iter().filter_map(|id| match &self.snapshots.get(id)?.stored {
@@ -112,21 +180,15 @@ impl Volumemgr {
         metas.collect()
     }
 
-    pub(super) fn preflighted(
-        &mut self,
-        question: SnapshotPreflightConfig,
-        refusals: BTreeMap<VolumeId, String>,
-        blockers: Blockers,
-        cx: &mut Ctx<Self>,
-    ) {
+    pub(super) fn preflighted(&mut self, question: SnapshotPreflightConfig, seen: Seen, cx: &mut Ctx<Self>) {
         if self.inputs.questions.get(&question.snapshot) != Some(&question) {
             return;
         }
-        let refusal = refusal(&question, &refusals, cx);
+        let refusal = refusal(&question, &seen.refusals, cx);
         if let Some(refusal) = &refusal {
             tracing::info!(snapshot = %question.snapshot, refusal = refusal.summary, "pre-flight refused");
         }
-        publish(&question, refusal, blockers, cx);
+        publish(&question, refusal, seen, cx);
     }
 }
 
@@ -140,6 +202,7 @@ fn refusal(
     }
     let what = match question.action {
         SnapshotAction::Rollback => "rolled back",
+        SnapshotAction::Delete => "freed of a snapshot",
         _ => "snapshotted",
     };
     let reasons: Vec<&str> = refusals.values().map(String::as_str).collect();
@@ -157,9 +220,11 @@ fn count(volumes: usize) -> String {
 fn publish(
     question: &SnapshotPreflightConfig,
     refusal: Option<ErrorReport>,
-    blockers: Blockers,
+    seen: Seen,
     cx: &mut Ctx<Volumemgr>,
 ) {
     let SnapshotPreflightConfig { snapshot, app, operation, .. } = *question;
-    cx.publish(SnapshotPreflightStatus { snapshot, app, operation, refusal, blockers });
+    let Seen { blockers, space, .. } = seen;
+    let space = space.into_iter().map(|(volume, (_, space))| (volume, space)).collect();
+    cx.publish(SnapshotPreflightStatus { snapshot, app, operation, refusal, blockers, space });
 }

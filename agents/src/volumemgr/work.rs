@@ -6,8 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use holdfast_types::{
-    AgreedSnapshot, Blocker, BlockerKind, Blockers, ContentTreeId, SnapshotId, VolumeId, VolumeKey,
-    error_chain,
+    AgreedSnapshot, Blocker, BlockerKind, ContentTreeId, SnapshotId, Space, VolumeId, VolumeKey, error_chain,
 };
 use holdfast_volumehandlers::{
     Action, GroupMember, HandlerCx, Preflight, SnapshotMeta, SnapshotName, ToolError, VolumeError,
@@ -20,6 +19,7 @@ use super::Event;
 use super::download::{Content, Download, Progress};
 use super::inventory::{self, Look};
 use super::jobs::{Asked, Env, Place, PreflightOrder, StepFailure, StepOrder, StepVolume, VolumeJob};
+use super::preflight::Seen;
 use super::retry::Failure;
 use super::steps::VolumeStep;
 
@@ -255,7 +255,7 @@ fn make_clone(
     let action = Action::Clone { from: name.clone() };
     match handler.preflight(volume, &Preflight { action, guest_may_run: false }) {
         // Room is looked for again by the clone, which may find that it was made already.
-        Ok(()) | Err(VolumeError::NoSpace { .. }) => {}
+        Ok(_) | Err(VolumeError::NoSpace { .. }) => {}
         Err(error) => return Err(error),
     }
     handler.clone_from_snapshot(volume, &name, fresh, &order.parameters, handler_cx).map(drop)
@@ -346,21 +346,27 @@ fn step_failure(order: &StepOrder, error: &VolumeError) -> StepFailure {
 }
 
 fn preflight(order: PreflightOrder, env: &Env) -> Event {
-    let PreflightOrder { question, volumes, mut refusals } = order;
-    let mut blockers = Blockers::new();
+    let PreflightOrder { question, volumes, refusals } = order;
+    let mut seen = Seen { refusals, ..Seen::default() };
     for (place, asked) in &volumes {
         let volume = place.key.volume;
         match on_handler(env, place, |handler| ask(handler, &place.location, asked)) {
-            Ok(seen) if seen.is_empty() => {}
-            Ok(seen) => drop(blockers.insert(volume, seen)),
-            Err(refusal) => drop(refusals.insert(volume, refusal.summary)),
+            Ok((blockers, space)) => seen.add(place, blockers, space),
+            // [000] L8: a damaged one can be given up as well.
+            Err(_) if matches!(asked, Asked::Delete { .. }) => {}
+            Err(refusal) => drop(seen.refusals.insert(volume, refusal.summary)),
         }
     }
-    Event::Preflighted { question, refusals, blockers }
+    seen.refuse_crowded();
+    Event::Preflighted { question, seen }
 }
 
-/// What stands in the way, which others judge; an error where it cannot be done whatever they say.
-fn ask(handler: &dyn VolumeHandler, volume: &Path, asked: &Asked) -> Result<Vec<Blocker>, VolumeError> {
+/// What stands in the way, which others judge, and the space needed; an error where it cannot be done whatever they say.
+fn ask(
+    handler: &dyn VolumeHandler,
+    volume: &Path,
+    asked: &Asked,
+) -> Result<(Vec<Blocker>, Option<Space>), VolumeError> {
     let mut seen = Vec::new();
     let action = match asked {
         Asked::Create => Action::CreateSnapshot,
@@ -375,7 +381,12 @@ fn ask(handler: &dyn VolumeHandler, volume: &Path, asked: &Asked) -> Result<Vec<
                 false => Action::Clone { from: to },
             }
         }
-        Asked::Present => return handler.facts(volume).map(|_| seen),
+        Asked::Delete { storage_name } => {
+            let name = parsed(volume, storage_name)?;
+            let space = handler.space(volume, &Action::DeleteSnapshot { name })?;
+            return Ok((seen, Some(space)));
+        }
+        Asked::Present => return handler.facts(volume).map(|_| (seen, None)),
     };
     let quiet = Preflight { action, guest_may_run: false };
     let answer = match handler.preflight(volume, &quiet) {
@@ -386,12 +397,12 @@ fn ask(handler: &dyn VolumeHandler, volume: &Path, asked: &Asked) -> Result<Vec<
         answer => answer,
     };
     match answer {
-        Ok(()) => Ok(seen),
+        Ok(space) => Ok((seen, Some(space))),
         // Those that no tag bypasses, and what has come since the look: all are told.
         Err(VolumeError::Blocked { blockers, .. }) => {
             let fresh: Vec<Blocker> = blockers.into_iter().filter(|one| !seen.contains(one)).collect();
             seen.extend(fresh);
-            Ok(seen)
+            Ok((seen, None))
         }
         Err(error) => Err(error),
     }

@@ -55,6 +55,7 @@ fn snapshot(snapshot: &str, kind: SnapshotType, error: Option<ErrorReport>) -> S
         config_version: UuidAndVersion { id: id(APP_A), version: "6".into() },
         error,
         operation: OperationNumber(3),
+        local: false,
     }
 }
 

@@ -13,12 +13,12 @@ use super::{Env, Zedmanager};
 use crate::runtime::ManualClock;
 use crate::runtime::bench::Bench;
 
-struct Node {
-    bench: Bench<Zedmanager>,
-    disk: MemDisk,
+pub(super) struct Node {
+    pub(super) bench: Bench<Zedmanager>,
+    pub(super) disk: MemDisk,
 }
 
-fn layout() -> PersistLayout {
+pub(super) fn layout() -> PersistLayout {
     PersistLayout::new("/persist")
 }
 
@@ -28,14 +28,14 @@ fn agent(disk: &MemDisk) -> (Zedmanager, Env) {
 
 impl Node {
     /// Version 1 installed on created volumes; domainmgr and volumemgr have nothing else to tell.
-    fn installed() -> Node {
+    pub(super) fn installed() -> Node {
         let mut node = Node::unstarted();
         node.begin(&config("1"));
         node
     }
 
     /// Version 2 in force and running, with snapshot 1 of version 1.
-    fn upgraded() -> Node {
+    pub(super) fn upgraded() -> Node {
         let mut node = Node::installed();
         node.domain_obeys();
         node.bench.publish(version_2());
@@ -46,21 +46,21 @@ impl Node {
         node
     }
 
-    fn unstarted() -> Node {
+    pub(super) fn unstarted() -> Node {
         let disk = MemDisk::new();
         layout().prepare(&disk).expect("an empty disk");
         let (zedmanager, env) = agent(&disk);
         Node { bench: Bench::on(disk.clone(), ManualClock::new(time(0)), zedmanager, env), disk }
     }
 
-    fn begin(&mut self, config: &AppInstanceConfig) {
+    pub(super) fn begin(&mut self, config: &AppInstanceConfig) {
         self.begin_until_domains(config);
         self.bench.signal_restarted::<DomainStatus>();
         self.bench.settle();
     }
 
     /// All but domainmgr have told what they know.
-    fn begin_until_domains(&mut self, config: &AppInstanceConfig) {
+    pub(super) fn begin_until_domains(&mut self, config: &AppInstanceConfig) {
         self.bench.start();
         self.bench.settle();
         self.bench.run_jobs();
@@ -72,7 +72,7 @@ impl Node {
         self.bench.signal_restarted::<VolumesSnapshotStatus>();
     }
 
-    fn volumes_are_there(&mut self) {
+    pub(super) fn volumes_are_there(&mut self) {
         for reference in self.bench.rows::<VolumeRefConfig>() {
             self.bench.publish(VolumeRefStatus {
                 key: reference.key,
@@ -88,26 +88,26 @@ impl Node {
     }
 
     /// domainmgr does as told.
-    fn domain_obeys(&mut self) {
+    pub(super) fn domain_obeys(&mut self) {
         self.domain_of(app_id());
     }
 
-    fn domain_of(&mut self, app: AppId) {
+    pub(super) fn domain_of(&mut self, app: AppId) {
         let order = self.bench.row::<DomainConfig>(&app).expect("a domain is wanted");
         let state = if order.activate { DomainState::Running } else { DomainState::Halted };
         self.bench.publish(domain_status(app, order.number, state));
         self.bench.settle();
     }
 
-    fn wants_guest(&self) -> bool {
+    pub(super) fn wants_guest(&self) -> bool {
         self.bench.row::<DomainConfig>(&app_id()).is_some_and(|order| order.activate)
     }
 
-    fn has_directory(&self, n: u8) -> bool {
+    pub(super) fn has_directory(&self, n: u8) -> bool {
         self.disk.metadata(&layout().snapshot_dir(&snapshot_id(n))).expect("looked").is_some()
     }
 
-    fn preflight_passes(&mut self) {
+    pub(super) fn preflight_passes(&mut self) {
         for question in self.bench.rows::<SnapshotPreflightConfig>() {
             self.bench.publish(SnapshotPreflightStatus {
                 snapshot: question.snapshot,
@@ -115,12 +115,13 @@ impl Node {
                 operation: question.operation,
                 refusal: None,
                 blockers: Blockers::new(),
+                space: Default::default(),
             });
         }
         self.bench.settle();
     }
 
-    fn storage_does_as_asked(&mut self) {
+    pub(super) fn storage_does_as_asked(&mut self) {
         for order in self.bench.rows::<VolumesSnapshotConfig>() {
             self.bench.publish(VolumesSnapshotStatus {
                 snapshot: order.snapshot,
@@ -136,11 +137,11 @@ impl Node {
         self.bench.settle();
     }
 
-    fn status(&self) -> AppInstanceStatus {
+    pub(super) fn status(&self) -> AppInstanceStatus {
         self.bench.row::<AppInstanceStatus>(&app_id()).expect("reported")
     }
 
-    fn cut_power(self, config: &AppInstanceConfig) -> Node {
+    pub(super) fn cut_power(self, config: &AppInstanceConfig) -> Node {
         let Node { bench, disk } = self;
         let (zedmanager, env) = agent(&disk);
         let mut node = Node { bench: bench.cut_power(zedmanager, env), disk };

@@ -1,12 +1,14 @@
 //! What a decision changes in the row, and what must be durable before the row is. Pure, like the decision.
 
 use holdfast_types::{
-    AppInstanceState, DoneRollback, ErrorReport, FailedOperation, GuardRecord, Operation, OperationKind,
-    Phase, SnapshotId, SnapshotInstanceStatus, SnapshotState, Timestamp, UuidAndVersion, WaitingUpdate,
+    AppInstanceState, DoneRollback, ErrorReport, FailedOperation, GuardRecord, LocalAction, LocalOrigin,
+    LocalOutcome, Operation, OperationKind, Phase, SnapshotId, SnapshotInstanceStatus, SnapshotState,
+    Timestamp, UuidAndVersion, WaitingUpdate, local_snapshot_id,
 };
 
 use super::change;
-use super::machine::{Decision, Facts, Plan, Write};
+use super::list;
+use super::machine::{Decision, Facts, Guest, NewOperation, Write};
 
 /// Changes the row as decided and returns what must be durable before it. `Wait` and `ForgetApp` change nothing.
 pub fn carry_out(state: &mut AppInstanceState, decision: Decision, facts: &Facts<'_>) -> Vec<Write> {
@@ -32,7 +34,10 @@ pub fn carry_out(state: &mut AppInstanceState, decision: Decision, facts: &Facts
             Vec::new()
         }
         Decision::Abandon => {
-            state.operation = None;
+            if let Some(operation) = state.operation.take() {
+                let error = ErrorReport::new("given up: the application is to go", facts.now);
+                settle_local(state, &operation, Some(&error));
+            }
             Vec::new()
         }
         Decision::ForgetSnapshot(id) => {
@@ -53,18 +58,34 @@ pub fn carry_out(state: &mut AppInstanceState, decision: Decision, facts: &Facts
             Vec::new()
         }
         Decision::Complete => {
-            complete(state);
+            complete(state, facts.now);
             Vec::new()
         }
     }
 }
 
-fn begin_operation(state: &mut AppInstanceState, plan: Plan, facts: &Facts<'_>) {
+fn begin_operation(state: &mut AppInstanceState, plan: NewOperation, facts: &Facts<'_>) {
     let phase = plan.first_phase();
     state.last_operation = state.last_operation.next();
     if let Some(target) = &plan.rollback {
         // [003] A4: used up in the same atomic write that begins the rollback.
         state.rollback_counter = target.counter;
+    }
+    if let Some(local) = &plan.local {
+        if local.action == LocalAction::CreateSnapshot {
+            plan.snapshots.iter().for_each(|desc| list::add_local(state, *desc));
+        }
+        state.last_local = Some(LocalOutcome {
+            action: local.action,
+            digest: local.digest.clone(),
+            snapshot: local.action.target().or(plan.snapshots.first().map(|desc| desc.id)).unwrap_or_else(
+                // Never: an action without a target makes a snapshot.
+                || local_snapshot_id(state.app, state.last_operation),
+            ),
+            operation: Some(state.last_operation),
+            is_running: true,
+            error: None,
+        });
     }
     state.operation = Some(Operation {
         number: state.last_operation,
@@ -78,7 +99,49 @@ fn begin_operation(state: &mut AppInstanceState, plan: Plan, facts: &Facts<'_>) 
         guard: plan.rollback.as_ref().map(|_| guard_record(state, facts)),
         rollback: plan.rollback,
         volumes: plan.volumes,
+        guest_stopped_at: None,
+        local: plan.local,
     });
+}
+
+/// [000] L8: an order on the node to delete a snapshot is taken in; its data goes when the guest is down next ([003] D1).
+pub fn give_up_locally(
+    state: &mut AppInstanceState,
+    snapshot: SnapshotId,
+    origin: LocalOrigin,
+    facts: &Facts<'_>,
+) {
+    let is_listed = facts.received.is_some_and(|config| config.snapshot.names(snapshot));
+    list::give_up(state, snapshot, is_listed, facts.now);
+    state.last_local = Some(LocalOutcome {
+        action: origin.action,
+        digest: origin.digest,
+        snapshot,
+        operation: None,
+        is_running: false,
+        error: None,
+    });
+}
+
+/// What has come of the local order that this operation carried out.
+fn settle_local(state: &mut AppInstanceState, operation: &Operation, error: Option<&ErrorReport>) {
+    if operation.local.is_some()
+        && let Some(outcome) = &mut state.last_local
+        && outcome.operation == Some(operation.number)
+    {
+        outcome.is_running = false;
+        outcome.error = error.cloned();
+    }
+}
+
+/// [000] L8: what the next plan of this kind tells.
+fn measure_downtime(state: &mut AppInstanceState, operation: &Operation, now: Timestamp) {
+    let is_planned = matches!(operation.kind, OperationKind::Rollback | OperationKind::Snapshot);
+    let Some(stopped_at) = operation.guest_stopped_at.filter(|_| is_planned) else { return };
+    // A clock that was put back measures nothing.
+    if let Ok(milliseconds) = u64::try_from((now - stopped_at).num_milliseconds()) {
+        state.downtimes.insert(operation.kind, milliseconds);
+    }
 }
 
 /// [000] L9.
@@ -109,7 +172,10 @@ fn enter(state: &mut AppInstanceState, phase: Phase, facts: &Facts<'_>) -> Vec<W
     let Some(operation) = &mut state.operation else { return Vec::new() };
     operation.phase = phase;
     match phase {
-        Phase::StoppingGuest => saved_configs(state, facts),
+        Phase::StoppingGuest => {
+            operation.guest_stopped_at = (facts.guest == Guest::Up).then_some(facts.now);
+            saved_configs(state, facts)
+        }
         Phase::DeletingSnapshots => {
             ask_for_deletions(state);
             Vec::new()
@@ -194,6 +260,7 @@ fn instance_of(
         config_version,
         error: None,
         operation: operation.number,
+        local: entry.local,
     })
 }
 
@@ -211,6 +278,8 @@ fn fail(state: &mut AppInstanceState, error: ErrorReport, facts: &Facts<'_>) {
         }
     }
     let Some(operation) = state.operation.take() else { return };
+    settle_local(state, &operation, Some(&error));
+    forget_uncut(state, &operation);
     if let Some(target) = &operation.rollback
         && let Some(entry) = state.snapshots.get_mut(&target.snapshot)
         && let SnapshotState::Available(instance) = &mut entry.state
@@ -230,8 +299,10 @@ fn fail(state: &mut AppInstanceState, error: ErrorReport, facts: &Facts<'_>) {
     state.last_failure = Some(FailedOperation { number: operation.number, kind: operation.kind, error });
 }
 
-fn complete(state: &mut AppInstanceState) {
+fn complete(state: &mut AppInstanceState, now: Timestamp) {
     let Some(operation) = state.operation.take() else { return };
+    settle_local(state, &operation, None);
+    measure_downtime(state, &operation, now);
     if let Some(next) = operation.next {
         state.applied = Some(next);
     }
@@ -254,6 +325,16 @@ fn complete(state: &mut AppInstanceState) {
     // [003] A6: an error is cleared by the next success of the same operation.
     if state.last_failure.as_ref().is_some_and(|failure| failure.kind == operation.kind) {
         state.last_failure = None;
+    }
+}
+
+/// A snapshot that was ordered on the node and could not be cut: who ordered it is told, and nothing waits for another try.
+fn forget_uncut(state: &mut AppInstanceState, operation: &Operation) {
+    for desc in &operation.snapshots {
+        let entry = state.snapshots.get(&desc.id);
+        if entry.is_some_and(|entry| entry.local && !was_cut(&entry.state)) {
+            state.snapshots.remove(&desc.id);
+        }
     }
 }
 

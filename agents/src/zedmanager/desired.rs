@@ -6,8 +6,8 @@ use std::collections::BTreeSet;
 
 use holdfast_types::{
     AppInstanceConfig, AppInstanceState, Consent, DiskConfig, DomainConfig, Operation, OperationNumber,
-    Phase, SnapshotAction, SnapshotEntry, SnapshotId, SnapshotInstanceStatus, SnapshotPreflightConfig,
-    SnapshotState, VolumeKey, VolumeRefKey, VolumeRefStatus, VolumesSnapshotConfig,
+    Phase, SnapshotAction, SnapshotId, SnapshotInstanceStatus, SnapshotPreflightConfig, SnapshotState,
+    VolumeKey, VolumeRefKey, VolumeRefStatus, VolumesSnapshotConfig,
 };
 
 use super::machine::{Facts, Guest, checked_snapshots};
@@ -116,9 +116,7 @@ pub fn preflights(state: &AppInstanceState) -> Vec<SnapshotPreflightConfig> {
         return Vec::new();
     }
     let action = if operation.rollback.is_some() { SnapshotAction::Rollback } else { SnapshotAction::Create };
-    let is_leaving = |entry: &SnapshotEntry| matches!(entry.state, SnapshotState::Deleting { .. });
-    let leaving = state.snapshots.iter().filter(|(_, entry)| is_leaving(entry)).map(|(id, _)| *id);
-    let leaving: Vec<SnapshotId> = leaving.collect();
+    let leaving = super::list::leaving(state);
     let question = |snapshot| SnapshotPreflightConfig {
         snapshot,
         app: state.app,

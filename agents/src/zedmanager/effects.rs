@@ -94,7 +94,8 @@ impl Zedmanager {
         let facts = self.facts(app, &volumes, cx);
         let refs = desired::volume_refs(&app.state);
         let snapshots = desired::snapshot_configs(&app.state, &facts);
-        let preflights = desired::preflights(&app.state);
+        // A plan is asked about only while no operation runs.
+        let preflights = desired::preflights(&app.state).into_iter().chain(app.question.clone()).collect();
         let held_back = app.start != Start::Free;
         let domain = desired::domain(&app.state, &facts, held_back, |key| {
             self.volume_refs.get(key).map(|status| (**status).clone())
@@ -176,6 +177,7 @@ impl Zedmanager {
         cx.cancel_timer(&start_delay_timer(id));
         cx.unpublish::<DomainConfig>(&id);
         cx.unpublish::<AppInstanceStatus>(&id);
+        cx.unpublish::<AppPlan>(&id);
         // Before the row: cut in between, the application is forgotten again.
         cx.unpublish::<LocalAppSettings>(&id);
         self.local.remove(&id);

@@ -210,7 +210,11 @@ impl Node {
     }
 
     fn set(&mut self, change: LocalChange) {
-        self.bench.cell.poster().post(Event::Local(LocalOrder { app: app_id(), number: 1, change }));
+        self.bench.cell.poster().post(Event::Local(LocalOrder {
+            app: app_id(),
+            number: 1,
+            what: LocalAsk::Set(change),
+        }));
         self.bench.settle();
     }
 

@@ -9,7 +9,7 @@
 
 use holdfast_types::*;
 
-use super::{App, LocalOrder, Zedmanager};
+use super::{App, Zedmanager};
 use crate::runtime::{Ctx, NodeMode};
 
 impl Zedmanager {
@@ -41,9 +41,13 @@ impl Zedmanager {
 
     /// Takes a local change in, durably. One for an application that is not here, or on a node that may write nothing, is
     /// dropped: who asked finds that it has no effect.
-    pub(super) fn set_locally(&mut self, order: &LocalOrder, cx: &mut Ctx<Self>) -> Vec<AppId> {
-        let LocalOrder { app: id, number, change } = order;
-        let id = *id;
+    pub(super) fn set_locally(
+        &mut self,
+        id: AppId,
+        number: u64,
+        change: &LocalChange,
+        cx: &mut Ctx<Self>,
+    ) -> Vec<AppId> {
         let Some(app) = self.apps.get_mut(&id) else {
             tracing::warn!(app = %id, "a local setting for an unknown application");
             return Vec::new();
@@ -51,7 +55,7 @@ impl Zedmanager {
         if matches!(cx.mode(), NodeMode::ReadOnly { .. }) {
             return Vec::new();
         }
-        app.local_order = *number;
+        app.local_order = number;
         let controller = app.received.as_ref().map(|config| config.guard.clone()).unwrap_or_default();
         let mut settings = self.local.remove(&id).unwrap_or_else(|| LocalAppSettings::none(id));
         settings.apply(change, &controller);

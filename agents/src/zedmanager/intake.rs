@@ -72,7 +72,7 @@ impl Zedmanager {
                 }
                 vec![app]
             }
-            Event::Local(order) => self.set_locally(&order, cx),
+            Event::Local(order) => self.hear_order(order, cx),
             // What waited for space goes on.
             Event::ModeChanged => self.all_apps(),
         }
@@ -215,5 +215,7 @@ pub(super) fn bare_state(app: AppId) -> AppInstanceState {
         last_failure: None,
         controlled_by: None,
         last_rollback: None,
+        last_local: None,
+        downtimes: BTreeMap::new(),
     }
 }

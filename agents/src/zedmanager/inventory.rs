@@ -200,6 +200,7 @@ fn unreadable(scanned: &ScannedSnapshot, why: &str, now: Timestamp) -> Option<Sn
         config_version: version.unwrap_or(UuidAndVersion { id: app, version: String::new() }),
         error: None,
         operation: OperationNumber(0),
+        local: false,
     };
     Some(damaged(instance, why.to_owned(), now))
 }
@@ -212,6 +213,7 @@ pub fn adopt(state: &mut AppInstanceState, instance: SnapshotInstanceStatus) {
         desc: instance.snapshot,
         sequence: state.last_sequence,
         trimmed: false,
+        local: instance.local,
         state: match instance.error {
             Some(_) => SnapshotState::Failed(instance.clone()),
             None => SnapshotState::Available(instance.clone()),

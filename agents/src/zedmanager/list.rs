@@ -9,6 +9,9 @@
 //!                   (absent)      Requested ── over the maximum ──▶ Trimmed ── dropped ──▶ (absent)
 //! ```
 //!
+//! A snapshot that was ordered on the node ([000] L8) stays although it is not listed, counts in the maximum, and is the
+//! controller's like any other from the moment it is listed.
+//!
 //! Pure: [`reconcile`] edits the row it is given and says nothing to anybody. Running it twice changes nothing.
 
 use holdfast_types::{
@@ -19,13 +22,43 @@ use holdfast_types::{
 /// Brings the row's snapshots in line with what the controller lists ([003] A1, A7, D1, E1–E4).
 pub fn reconcile(state: &mut AppInstanceState, wanted: &SnapshotConfig, now: Timestamp) {
     drop_unlisted(state, wanted, now);
+    take_over(state, wanted);
     add_requests(state, wanted);
     enforce_maximum(state, wanted.max_snapshots, now);
 }
 
 /// Everything is to go, because the application goes ([003] D4).
 pub fn drop_all(state: &mut AppInstanceState, now: Timestamp) {
-    drop_unlisted(state, &SnapshotConfig::default(), now);
+    let all: Vec<SnapshotId> = state.snapshots.keys().copied().collect();
+    all.into_iter().for_each(|id| drop_one(state, id, now));
+}
+
+/// A snapshot that is ordered on the node itself.
+pub fn add_local(state: &mut AppInstanceState, desc: SnapshotDesc) {
+    state.last_sequence += 1;
+    let entry = SnapshotEntry {
+        desc,
+        state: SnapshotState::Requested,
+        sequence: state.last_sequence,
+        trimmed: false,
+        local: true,
+    };
+    state.snapshots.insert(desc.id, entry);
+}
+
+/// A deletion that is ordered on the node itself: one that is listed stays gone until the controller drops its id.
+pub fn give_up(state: &mut AppInstanceState, id: SnapshotId, is_listed: bool, now: Timestamp) {
+    drop_one(state, id, now);
+    if let Some(entry) = state.snapshots.get_mut(&id) {
+        entry.trimmed = is_listed;
+    }
+}
+
+/// What the controller lists is the controller's.
+fn take_over(state: &mut AppInstanceState, wanted: &SnapshotConfig) {
+    for (id, entry) in &mut state.snapshots {
+        entry.local &= !wanted.names(*id);
+    }
 }
 
 fn drop_unlisted(state: &mut AppInstanceState, wanted: &SnapshotConfig, now: Timestamp) {
@@ -33,11 +66,17 @@ fn drop_unlisted(state: &mut AppInstanceState, wanted: &SnapshotConfig, now: Tim
         .snapshots
         .keys()
         .copied()
-        .filter(|id| !wanted.snapshots.iter().any(|desc| desc.id == *id))
+        .filter(|id| !wanted.names(*id))
+        .filter(|id| !is_kept_locally(&state.snapshots[id]))
         .collect();
     for id in unlisted {
         drop_one(state, id, now);
     }
+}
+
+/// Ordered on the node, and not given up since.
+fn is_kept_locally(entry: &SnapshotEntry) -> bool {
+    entry.local && !matches!(entry.state, SnapshotState::Trimmed)
 }
 
 fn drop_one(state: &mut AppInstanceState, id: SnapshotId, now: Timestamp) {
@@ -75,6 +114,7 @@ fn add_requests(state: &mut AppInstanceState, wanted: &SnapshotConfig) {
             state: SnapshotState::Requested,
             sequence: state.last_sequence,
             trimmed: false,
+            local: false,
         };
         state.snapshots.insert(desc.id, entry);
     }
@@ -184,6 +224,12 @@ fn waiting(state: &AppInstanceState, wanted: fn(SnapshotType) -> bool) -> Vec<Sn
         .collect();
     entries.sort_by_key(|entry| entry.sequence);
     entries.iter().map(|entry| entry.desc).collect()
+}
+
+/// Snapshots that are going: they stand in no rollback's way.
+pub fn leaving(state: &AppInstanceState) -> Vec<SnapshotId> {
+    let is_leaving = |entry: &SnapshotEntry| matches!(entry.state, SnapshotState::Deleting { .. });
+    state.snapshots.iter().filter(|(_, entry)| is_leaving(entry)).map(|(id, _)| *id).collect()
 }
 
 /// Snapshots due for deletion that storage was not yet asked to delete.

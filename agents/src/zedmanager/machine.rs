@@ -18,10 +18,10 @@
 use std::collections::BTreeMap;
 
 use holdfast_types::{
-    AppInstanceConfig, AppInstanceState, Blockers, Consent, EffectiveGuard, EntityKind, ErrorReport,
-    FORCE_ROLLBACK, Guard as HaGuard, HaState, Judgement, Operation, OperationKind, Phase, RollbackTarget,
-    SnapshotAction, SnapshotDesc, SnapshotId, SnapshotInstanceStatus, SnapshotPreflightStatus, SnapshotState,
-    Timestamp, VolumeKey, VolumesSnapshotStatus, judge_rollback,
+    AppId, AppInstanceConfig, AppInstanceState, Blockers, Consent, EffectiveGuard, EntityKind, ErrorReport,
+    FORCE_ROLLBACK, Guard as HaGuard, HaState, Judgement, LocalOrigin, Operation, OperationKind, Phase,
+    RollbackTarget, SnapshotAction, SnapshotDesc, SnapshotId, SnapshotInstanceStatus,
+    SnapshotPreflightStatus, SnapshotState, Timestamp, VolumeKey, VolumesSnapshotStatus, judge_rollback,
 };
 
 use super::change::{self, Change};
@@ -84,7 +84,7 @@ pub enum Decision {
     Wait(WaitingFor),
     /// Nothing that needs the guest down differs.
     ApplyInPlace(Box<AppInstanceConfig>),
-    Begin(Box<Plan>),
+    Begin(Box<NewOperation>),
     /// The counter is used up and nothing was touched.
     RefuseRollback {
         counter: u32,
@@ -127,12 +127,14 @@ pub enum WaitingFor {
 
 /// An operation that is to begin.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Plan {
+pub struct NewOperation {
     pub kind: OperationKind,
     pub next: Option<AppInstanceConfig>,
     pub snapshots: Vec<SnapshotDesc>,
     pub rollback: Option<RollbackTarget>,
     pub volumes: Vec<VolumeKey>,
+    /// The order on the node itself that asks for it ([000] L8).
+    pub local: Option<LocalOrigin>,
 }
 
 /// What is to be written before the row.
@@ -247,11 +249,14 @@ fn choose(state: &AppInstanceState, facts: &Facts<'_>) -> Decision {
 
 fn choose_change(state: &AppInstanceState, facts: &Facts<'_>) -> Decision {
     if facts.removed {
-        return begin(Plan::new(OperationKind::DeleteApp), facts);
+        return begin(NewOperation::new(OperationKind::DeleteApp), facts);
     }
     let Some(received) = facts.received else { return Decision::Wait(WaitingFor::Nothing) };
     let Some(applied) = &state.applied else {
-        return begin(Plan { next: Some(received.clone()), ..Plan::new(OperationKind::Install) }, facts);
+        return begin(
+            NewOperation { next: Some(received.clone()), ..NewOperation::new(OperationKind::Install) },
+            facts,
+        );
     };
     if !facts.storage_known {
         return Decision::Wait(WaitingFor::Storage);
@@ -278,11 +283,11 @@ fn choose_change(state: &AppInstanceState, facts: &Facts<'_>) -> Decision {
                 // Not held up by volumes that the update may wait for.
                 return deletions;
             }
-            let plan = Plan {
+            let plan = NewOperation {
                 next: Some(wanted),
                 snapshots: list::waiting_for_update(state),
                 volumes: applied.volume_keys(),
-                ..Plan::new(OperationKind::Update)
+                ..NewOperation::new(OperationKind::Update)
             };
             return begin(plan, facts);
         }
@@ -296,7 +301,11 @@ fn cut_now(state: &AppInstanceState, applied: &AppInstanceConfig, facts: &Facts<
     if now.is_empty() {
         return None;
     }
-    let plan = Plan { snapshots: now, volumes: applied.volume_keys(), ..Plan::new(OperationKind::Snapshot) };
+    let plan = NewOperation {
+        snapshots: now,
+        volumes: applied.volume_keys(),
+        ..NewOperation::new(OperationKind::Snapshot)
+    };
     Some(begin(plan, facts))
 }
 
@@ -310,7 +319,7 @@ fn old_version_runs(applied: &AppInstanceConfig, wanted: &AppInstanceConfig) -> 
 fn begin_due_deletions(state: &AppInstanceState, facts: &Facts<'_>) -> Option<Decision> {
     let down = matches!(facts.guest, Guest::Down | Guest::ConfirmedDown);
     (facts.storage_known && down && list::deletions_due(state))
-        .then(|| begin(Plan::new(OperationKind::DeleteSnapshots), facts))
+        .then(|| begin(NewOperation::new(OperationKind::DeleteSnapshots), facts))
 }
 
 /// On a node that may change nothing: whether something stands still for that reason.
@@ -321,7 +330,7 @@ pub fn waits_for_admission(state: &AppInstanceState, decision: Decision) -> Wait
     }
 }
 
-fn begin(plan: Plan, facts: &Facts<'_>) -> Decision {
+fn begin(plan: NewOperation, facts: &Facts<'_>) -> Decision {
     let deletes = matches!(plan.kind, OperationKind::DeleteApp | OperationKind::DeleteSnapshots);
     match facts.admission {
         Admission::All => Decision::Begin(Box::new(plan)),
@@ -343,31 +352,32 @@ fn choose_rollback(state: &AppInstanceState, received: &AppInstanceConfig, facts
     let Some(id) = received.snapshot.active else {
         return refuse(None, "a rollback was ordered without naming a snapshot".to_owned());
     };
-    let Some(entry) = state.snapshots.get(&id) else {
-        return refuse(None, format!("cannot roll back to snapshot {id}: it is unknown here"));
-    };
+    match rollback_to(state, id, counter, received, facts) {
+        Ok(operation) => begin(operation, facts),
+        Err(why) => refuse(state.snapshots.contains_key(&id).then_some(id), why),
+    }
+}
+
+/// A rollback to that snapshot, or why there can be none.
+pub(super) fn rollback_to(
+    state: &AppInstanceState,
+    id: SnapshotId,
+    counter: u32,
+    received: &AppInstanceConfig,
+    facts: &Facts<'_>,
+) -> Result<NewOperation, String> {
+    let cannot = |why: &str| Err(format!("cannot roll back to snapshot {id}: {why}"));
+    let Some(entry) = state.snapshots.get(&id) else { return cannot("it is unknown here") };
     match &entry.state {
         SnapshotState::Available(_) => {}
-        SnapshotState::Requested | SnapshotState::Cutting { .. } => {
-            return refuse(Some(id), format!("cannot roll back to snapshot {id}: it was not taken yet"));
-        }
-        SnapshotState::Failed(_) => {
-            return refuse(Some(id), format!("cannot roll back to snapshot {id}: it is not whole"));
-        }
+        SnapshotState::Requested | SnapshotState::Cutting { .. } => return cannot("it was not taken yet"),
+        SnapshotState::Failed(_) => return cannot("it is not whole"),
         SnapshotState::Deleting { .. } | SnapshotState::Trimmed => {
-            return refuse(
-                Some(id),
-                format!("cannot roll back to snapshot {id}: it was given up or deleted"),
-            );
+            return cannot("it was given up or deleted");
         }
     }
-    let Some(saved) = facts.saved.get(&id) else {
-        return refuse(
-            Some(id),
-            format!("cannot roll back to snapshot {id}: its configuration cannot be read"),
-        );
-    };
-    let plan = Plan {
+    let Some(saved) = facts.saved.get(&id) else { return cannot("its configuration cannot be read") };
+    Ok(NewOperation {
         next: Some(change::fix_up(saved, received)),
         rollback: Some(RollbackTarget {
             snapshot: id,
@@ -376,20 +386,19 @@ fn choose_rollback(state: &AppInstanceState, received: &AppInstanceConfig, facts
             consent: None,
         }),
         volumes: saved.volume_keys(),
-        ..Plan::new(OperationKind::Rollback)
-    };
-    begin(plan, facts)
+        ..NewOperation::new(OperationKind::Rollback)
+    })
 }
 
 /// Whether the guard forbids a rollback now.
-enum Guarded {
+pub(super) enum Guarded {
     No,
     Yes(String),
     Unknown,
 }
 
 /// [000] L1, L6: the state, and the tag where something was agreed to for its sake.
-fn guarded(state: &AppInstanceState, facts: &Facts<'_>) -> Guarded {
+pub(super) fn guarded(state: &AppInstanceState, facts: &Facts<'_>) -> Guarded {
     match &facts.guard {
         None => Guarded::Unknown,
         Some(guard) => {
@@ -417,13 +426,13 @@ fn stopped_by_guard(state: &AppInstanceState, operation: &Operation, facts: &Fac
         return None;
     }
     match guarded(state, facts) {
-        Guarded::Yes(why) => Some(Decision::Fail(withdrawn(why, facts))),
+        Guarded::Yes(why) => Some(Decision::Fail(withdrawn(why, operation, facts))),
         Guarded::No | Guarded::Unknown => None,
     }
 }
 
-fn withdrawn(why: String, facts: &Facts<'_>) -> ErrorReport {
-    ErrorReport::new(why, facts.now).retry("a higher rollback counter")
+fn withdrawn(why: String, operation: &Operation, facts: &Facts<'_>) -> ErrorReport {
+    ErrorReport::new(why, facts.now).retry(again(operation))
 }
 
 /// With an operation running: can it go on?
@@ -499,7 +508,7 @@ fn check_storage(state: &AppInstanceState, operation: &Operation, facts: &Facts<
                     return Decision::Fail(refusal.clone());
                 }
                 if let Some(target) = &operation.rollback
-                    && let Some(decision) = judge_blockers(state, target, &status.blockers, facts)
+                    && let Some(decision) = judge_blockers(state, operation, target, &status.blockers, facts)
                 {
                     return decision;
                 }
@@ -513,6 +522,7 @@ fn check_storage(state: &AppInstanceState, operation: &Operation, facts: &Facts<
 /// [000] L4, L5: what the pre-flight saw in the rollback's way, judged once. None: nothing is left to be agreed to.
 fn judge_blockers(
     state: &AppInstanceState,
+    operation: &Operation,
     target: &RollbackTarget,
     seen: &Blockers,
     facts: &Facts<'_>,
@@ -522,14 +532,35 @@ fn judge_blockers(
     }
     let has_tag = facts.guard.as_ref().is_some_and(|guard| guard.has_tag(FORCE_ROLLBACK));
     Some(match judge_rollback(state.app, target.snapshot, seen, has_tag) {
-        Judgement::Go(consent) => Decision::Agree(consent),
+        Judgement::Go(consent) => match &operation.local {
+            Some(local) if local.agreed != consent => Decision::Fail(another_consent(state.app, facts)),
+            _ => Decision::Agree(consent),
+        },
         Judgement::Blocked(why) => {
             let report = ErrorReport::new(why, facts.now).about(EntityKind::AppInstance, state.app);
             let blocked = seen.iter().filter(|(_, blockers)| !blockers.is_empty());
             let report = blocked.fold(report, |report, (volume, _)| report.about(EntityKind::Volume, volume));
-            Decision::Fail(report.retry("a higher rollback counter, when nothing stands in the way"))
+            Decision::Fail(report.retry(format!("{}, when nothing stands in the way", again(operation))))
         }
     })
+}
+
+/// [000] L7: a plan was agreed to, and storage looks otherwise now.
+fn another_consent(app: AppId, facts: &Facts<'_>) -> ErrorReport {
+    let why = format!(
+        "Rollback blocked: what it would destroy is not what was agreed to any more on app:{app}; nothing was changed"
+    );
+    ErrorReport::new(why, facts.now)
+        .about(EntityKind::AppInstance, app)
+        .retry("another plan, agreed to again")
+}
+
+/// What it takes to order it once more.
+fn again(operation: &Operation) -> &'static str {
+    match operation.local {
+        Some(_) => "another order on the node",
+        None => "a higher rollback counter",
+    }
 }
 
 /// The snapshots whose pre-flight is asked for: those to be cut, or the one to roll back to.
@@ -609,7 +640,7 @@ fn leave(state: &AppInstanceState, operation: &Operation, facts: &Facts<'_>) -> 
         Some(phase @ (Phase::StoppingGuest | Phase::RevertingVolumes)) if operation.rollback.is_some() => {
             match guarded(state, facts) {
                 Guarded::No => Decision::Enter(phase),
-                Guarded::Yes(why) => Decision::Fail(withdrawn(why, facts)),
+                Guarded::Yes(why) => Decision::Fail(withdrawn(why, operation, facts)),
                 Guarded::Unknown => Decision::Wait(WaitingFor::Guard),
             }
         }
@@ -643,9 +674,16 @@ fn has_work(operation: &Operation, phase: Phase) -> bool {
     }
 }
 
-impl Plan {
-    fn new(kind: OperationKind) -> Self {
-        Plan { kind, next: None, snapshots: Vec::new(), rollback: None, volumes: Vec::new() }
+impl NewOperation {
+    pub(super) fn new(kind: OperationKind) -> Self {
+        NewOperation {
+            kind,
+            next: None,
+            snapshots: Vec::new(),
+            rollback: None,
+            volumes: Vec::new(),
+            local: None,
+        }
     }
 
     pub(super) fn first_phase(&self) -> Phase {

@@ -6,7 +6,8 @@
 //!  VolumesSnapshot- ──┼──▶│  facts   │─▶│ absorb, decide│──┼─▶ DomainConfig
 //!    Status, Preflight│   │ per app  │  │ carry_out     │  ├─▶ AppInstanceStatus
 //!  DomainStatus ──────┤   └──────────┘  └───────────────┘  └─▶ AppInstanceState (row), snapshots/<id>/ (records)
-//!  Scanned (job) ─────┘
+//!  Scanned (job) ─────┤         └──────▶ planning ─────────────▶ AppPlan
+//!  LocalOrder ────────┘
 //! ```
 //!
 //! Every event settles the application it is about: [`machine::decide`] and [`carry_out::carry_out`] are called until
@@ -29,6 +30,10 @@ mod intake;
 mod inventory;
 pub mod list;
 pub mod machine;
+mod ordering;
+pub mod planning;
+#[cfg(test)]
+mod planning_walks;
 pub mod status;
 #[cfg(test)]
 mod tables;
@@ -48,6 +53,7 @@ use holdfast_types::*;
 use crate::runtime::{Agent, Ctx, JobContext, Lane, NodeMode, Wiring};
 use inventory::Scan;
 use machine::{Admission, Decision, Facts, Guest, Readiness, WaitingFor};
+use planning::Asked;
 
 /// How often one event may move one application before it is certain that the machine runs in a circle.
 /// The longest legal way, an update with every snapshot of a long list, takes a few steps per snapshot.
@@ -64,7 +70,7 @@ pub enum Event {
     Scanned(Scan),
     StartDelayOver(AppId),
     ModeChanged,
-    /// Somebody on the node sets or takes back what guards an application ([000] L1, L6).
+    /// Somebody on the node sets what guards an application ([000] L1, L6), asks for a plan, or orders what was planned (L8).
     Local(LocalOrder),
 }
 
@@ -89,6 +95,10 @@ struct App {
     /// What there is to be told of its guard and its tags; one that only goes on keeps its time.
     notices: Vec<ErrorReport>,
     local_order: u64,
+    /// What was asked on the node and is not answered yet.
+    asked: Option<Asked>,
+    /// What storage is asked for it.
+    question: Option<SnapshotPreflightConfig>,
 }
 
 /// An order from the node itself; the numbers of one process grow.
@@ -96,7 +106,7 @@ struct App {
 pub struct LocalOrder {
     pub app: AppId,
     pub number: u64,
-    pub change: LocalChange,
+    pub what: LocalAsk,
 }
 
 /// The delay before a guest's first start after a boot of the node.
@@ -118,6 +128,8 @@ impl App {
             waiting: WaitingFor::Nothing,
             notices: Vec::new(),
             local_order: 0,
+            asked: None,
+            question: None,
         }
     }
 }
@@ -190,6 +202,7 @@ impl Agent for Zedmanager {
         w.owns::<VolumesSnapshotConfig>();
         w.owns::<SnapshotPreflightConfig>();
         w.owns::<DomainConfig>();
+        w.owns::<AppPlan>();
     }
 
     fn start(&mut self, cx: &mut Ctx<Self>) {
@@ -253,7 +266,10 @@ impl Zedmanager {
             // Storage has let go of the last of an application that is gone.
             return self.remove_stale_directories(id, cx);
         };
-        let forgotten = self.run_machine(&mut app, cx);
+        let mut forgotten = self.run_machine(&mut app, cx);
+        if !forgotten && self.answer_asked(&mut app, cx) {
+            forgotten = self.run_machine(&mut app, cx);
+        }
         self.apps.insert(id, app);
         self.remove_stale_directories(id, cx);
         if forgotten {

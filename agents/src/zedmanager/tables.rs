@@ -71,7 +71,7 @@ fn entry(state: &mut AppInstanceState, n: u8) -> &mut SnapshotState {
     &mut state.snapshots.get_mut(&snapshot_id(n)).expect("known").state
 }
 
-fn plan_of(decision: Decision) -> Plan {
+fn plan_of(decision: Decision) -> NewOperation {
     match decision {
         Decision::Begin(plan) => *plan,
         other => panic!("an operation should begin, not {other:?}"),
@@ -157,6 +157,7 @@ fn an_old_answer_of_the_preflight_is_none() {
         operation: OperationNumber(100),
         refusal: None,
         blockers: Blockers::new(),
+        space: BTreeMap::new(),
     };
     given.preflight.insert(snapshot_id(1), status.clone());
     assert_eq!(decide(&state, &given.facts()), Decision::Wait(WaitingFor::Preflight));

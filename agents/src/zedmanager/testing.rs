@@ -58,6 +58,7 @@ pub fn instance(n: u8) -> SnapshotInstanceStatus {
         config_version: UuidAndVersion { id: app_id(), version: "1".to_owned() },
         error: None,
         operation: OperationNumber(u64::from(n)),
+        local: false,
     }
 }
 
@@ -86,6 +87,7 @@ pub fn state_with(words: &str) -> AppInstanceState {
             state: snapshot,
             sequence: state.last_sequence,
             trimmed: false,
+            local: false,
         };
         state.snapshots.insert(snapshot_id(n), entry);
     }
@@ -105,6 +107,8 @@ pub fn operation(kind: OperationKind, phase: Phase) -> Operation {
         rollback: None,
         volumes: Vec::new(),
         guard: None,
+        guest_stopped_at: None,
+        local: None,
     }
 }
 

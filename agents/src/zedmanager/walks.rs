@@ -123,6 +123,7 @@ impl Walk {
             operation: self.number(),
             refusal: refusal.map(|text| ErrorReport::new(text, time(1))),
             blockers: Blockers::new(),
+            space: BTreeMap::new(),
         };
         self.preflight.insert(snapshot_id(n), status);
     }

@@ -49,8 +49,8 @@ use holdfast_agents::zedmanager::LocalOrder;
 use holdfast_persist::mem_disk::{Fate, MemDisk};
 use holdfast_persist::{Disk, PersistLayout};
 use holdfast_types::{
-    AppId, AppInstanceConfig, AppInstanceState, DeviceId, EffectiveGuard, LocalAppSettings, LocalChange,
-    Topic, VolumesSnapshotStatus, effective, error_chain,
+    AppId, AppInstanceConfig, AppInstanceState, DeviceId, EffectiveGuard, LocalAppSettings, LocalAsk,
+    LocalChange, Topic, VolumesSnapshotStatus, effective, error_chain,
 };
 use uuid::Uuid;
 
@@ -286,7 +286,11 @@ impl World {
     /// Somebody on the node sets what guards an application.
     pub fn set_locally(&mut self, app: Uuid, change: LocalChange) {
         locked(&self.ground).note(format_args!("set locally: {change:?}"));
-        self.local_orders.give(LocalOrder { app: AppId(app), number: self.steps + 1, change });
+        self.local_orders.give(LocalOrder {
+            app: AppId(app),
+            number: self.steps + 1,
+            what: LocalAsk::Set(change),
+        });
     }
 
     /// One event or one job, if there is one. False when only time can move anything.

@@ -201,7 +201,7 @@ impl VolumeHandler for Qcow2Handler {
         self.info(volume, Access::Shared).map(|info| facts_of(&info))
     }
 
-    fn preflight(&self, volume: &Path, preflight: &Preflight) -> Result<(), VolumeError> {
+    fn preflight(&self, volume: &Path, preflight: &Preflight) -> Result<Space, VolumeError> {
         let access = if preflight.guest_may_run { Access::Shared } else { Access::Exclusive };
         let info = self.sound_info(volume, access)?;
         if !preflight.guest_may_run {

@@ -53,7 +53,7 @@ fn a_damaged_volume_is_refused(fixture: &dyn Fixture) {
     fixture.disk().create_new(&junk, &[0x5a; 4096], 0o600).expect("written");
     for refused in [
         handler.facts(&junk).map(drop),
-        handler.preflight(&junk, &quiet(Action::CreateSnapshot)),
+        handler.preflight(&junk, &quiet(Action::CreateSnapshot)).map(drop),
         handler.create_snapshot(&junk, &name("s"), &unattended()).map(drop),
         handler.create(&blank(fixture, &junk), &unattended()).map(drop),
     ] {

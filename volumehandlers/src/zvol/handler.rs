@@ -30,7 +30,7 @@ use crate::context::HandlerCx;
 use crate::error::VolumeError;
 use crate::handler::{
     Action, Capabilities, Ensured, FoundSnapshot, FoundVolume, GroupMember, Parameters, Preflight, Repaired,
-    SnapshotMeta, Source, Space, VolumeFacts, VolumeGroup, VolumeHandler, VolumeSpec,
+    SnapshotMeta, Source, Space, VolumeFacts, VolumeGroup, VolumeHandler, VolumeSpec, sufficient,
 };
 use crate::name::SnapshotName;
 use crate::qcow2::inspect;
@@ -100,16 +100,16 @@ impl ZvolHandler {
         }
     }
 
-    pub(super) fn need_room(&self, volume: &Path, needed_bytes: u64) -> Result<(), VolumeError> {
+    pub(super) fn need_room(&self, volume: &Path, needed_bytes: u64) -> Result<Space, VolumeError> {
         // Quotas may be set anywhere above it.
         let room = self
             .zfs
             .room(&self.dataset(volume)?)
             .map_err(|error| VolumeError::from_zfs(volume, "looking at the pool", error))?;
-        Space { needed_bytes, free_bytes: room.available_bytes }.sufficient(volume)
+        sufficient(Space { needed_bytes, free_bytes: room.available_bytes }, volume)
     }
 
-    pub(super) fn need_metadata_room(&self, volume: &Path) -> Result<(), VolumeError> {
+    pub(super) fn need_metadata_room(&self, volume: &Path) -> Result<Space, VolumeError> {
         self.need_room(volume, METADATA_RESERVE_BYTES)
     }
 
@@ -249,7 +249,7 @@ impl VolumeHandler for ZvolHandler {
         self.whole(volume).map(|zvol| facts_of(&zvol))
     }
 
-    fn preflight(&self, volume: &Path, preflight: &Preflight) -> Result<(), VolumeError> {
+    fn preflight(&self, volume: &Path, preflight: &Preflight) -> Result<Space, VolumeError> {
         let dataset = self.whole(volume)?.dataset;
         if !preflight.guest_may_run {
             self.refuse_used(volume, &dataset)?;
@@ -267,7 +267,7 @@ impl VolumeHandler for ZvolHandler {
             }
             Action::Clone { .. } => return Err(no_clone(volume)),
         }
-        self.space(volume, &preflight.action)?.sufficient(volume)
+        sufficient(self.space(volume, &preflight.action)?, volume)
     }
 
     /// What is free is so for this volume: quotas are counted.
