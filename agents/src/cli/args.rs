@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
-use holdfast_types::{LocalChange, UnknownHaState};
+use holdfast_types::{InvalidId, LocalAction, LocalChange, SnapshotId, UnknownHaState};
 
 use crate::settings::Key;
 use crate::settings::layers::Values;
@@ -21,6 +21,13 @@ Examples:
     holdfast snapshots --app db
     holdfast operations --watch         progress bars until nothing runs any more
     holdfast events --recent 20         the last 20 events, then live until Ctrl-C
+
+  Order it; each shows its plan and asks first:
+    holdfast snapshot create db
+    holdfast rollback db 7f0c5a1e-...   back to that snapshot: configuration and all volumes
+    holdfast rollback db 7f0c5a1e-... --dry-run
+
+  In scripts:
     holdfast --json apps | jq '.[] | {name, state, version}'
 
 Exit codes:
@@ -71,6 +78,21 @@ enum Verb {
     App {
         #[command(subcommand)]
         order: AppOrder,
+    },
+    /// Roll an application back to one of its snapshots: its configuration and all its volumes
+    #[command(after_help = PLAN_HELP)]
+    Rollback {
+        /// Name or id of the application
+        app: String,
+        /// Id of the snapshot
+        snapshot: String,
+        #[command(flatten)]
+        consent: Consent,
+    },
+    /// Make or delete a snapshot of an application
+    Snapshot {
+        #[command(subcommand)]
+        order: SnapshotOrder,
     },
     /// Snapshots, in the order in which they were asked for
     Snapshots {
@@ -126,6 +148,48 @@ enum AppOrder {
         untag: Vec<String>,
     },
 }
+
+#[derive(Debug, Subcommand)]
+enum SnapshotOrder {
+    /// Make a snapshot of all volumes now; a running guest is stopped for it and started again. It stays until it is deleted,
+    /// or until the application's maximum needs its place
+    #[command(after_help = PLAN_HELP)]
+    Create {
+        /// Name or id of the application
+        app: String,
+        #[command(flatten)]
+        consent: Consent,
+    },
+    /// Give a snapshot up; its data goes when the guest is down next
+    #[command(after_help = PLAN_HELP)]
+    Delete {
+        /// Name or id of the application
+        app: String,
+        /// Id of the snapshot
+        snapshot: String,
+        #[command(flatten)]
+        consent: Consent,
+    },
+}
+
+#[derive(Debug, Args)]
+struct Consent {
+    /// Only show the plan: steps, what stands in the way, space, downtime
+    #[arg(long, conflicts_with = "yes")]
+    dry_run: bool,
+    /// Do it without asking, if its plan still has this digest
+    #[arg(long, value_name = "DIGEST")]
+    yes: Option<String>,
+}
+
+const PLAN_HELP: &str = "\
+Without --dry-run and --yes the plan is shown, and what is asked on the terminal has to be answered with yes. A plan has a
+digest; it stands for what would be done. It is done only if it is still the same then, and no digest works twice: given
+again, it tells what has come of the order.
+
+In a script:
+  digest=$(holdfast --json rollback db 7f0c5a1e-... --dry-run | jq -r .digest)
+  holdfast rollback db 7f0c5a1e-... --yes \"$digest\" && holdfast operations --watch";
 
 const SET_HELP: &str = "\
 A rollback is done only for applications whose state is ignored or not set. The tag force_rollback lets it destroy newer
@@ -243,6 +307,18 @@ pub enum Command {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Order {
     Set { app: String, change: LocalChange },
+    Act { app: String, action: LocalAction, agreed: Agreed },
+}
+
+/// How an action is agreed to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Agreed {
+    /// Not at all: its plan is shown.
+    No,
+    /// By whoever sits at the terminal and has read the plan.
+    Ask,
+    /// By the plan's digest.
+    To(String),
 }
 
 /// A question to a running node.
@@ -270,17 +346,44 @@ pub fn parse() -> Invocation {
     let command = match verb {
         Verb::Node(arguments) => Command::Node(arguments),
         Verb::App { order } => Command::Order { json, order: checked(order) },
+        Verb::Rollback { app, snapshot, consent } => {
+            let action = LocalAction::Rollback { snapshot: snapshot_id(&snapshot) };
+            Command::Order { json, order: act(app, action, consent) }
+        }
+        Verb::Snapshot { order: SnapshotOrder::Create { app, consent } } => {
+            Command::Order { json, order: act(app, LocalAction::CreateSnapshot, consent) }
+        }
+        Verb::Snapshot { order: SnapshotOrder::Delete { app, snapshot, consent } } => {
+            let action = LocalAction::DeleteSnapshot { snapshot: snapshot_id(&snapshot) };
+            Command::Order { json, order: act(app, action, consent) }
+        }
         verb => Command::Query(Question { json, about: about(verb) }),
     };
     Invocation { socket, config, command }
 }
 
+fn act(app: String, action: LocalAction, consent: Consent) -> Order {
+    let agreed = match consent {
+        Consent { dry_run: true, .. } => Agreed::No,
+        Consent { yes: Some(digest), .. } => Agreed::To(digest),
+        _ => Agreed::Ask,
+    };
+    Order::Act { app, action, agreed }
+}
+
+/// On a wrong one prints it and exits.
+fn snapshot_id(text: &str) -> SnapshotId {
+    text.parse().unwrap_or_else(|error: InvalidId| wrong(error.to_string()))
+}
+
+/// Prints what is wrong with a value, and exits as clap does.
+fn wrong(error: String) -> ! {
+    CommandLine::command().error(clap::error::ErrorKind::ValueValidation, error).exit()
+}
+
 /// The order in checked form; on a wrong one prints it and exits.
 fn checked(order: AppOrder) -> Order {
     let AppOrder::Set { app, ha_state, tag, untag } = order;
-    let wrong = |error: String| -> ! {
-        CommandLine::command().error(clap::error::ErrorKind::ValueValidation, error).exit()
-    };
     let ha_state =
         ha_state.map(|text| text.parse().unwrap_or_else(|error: UnknownHaState| wrong(error.to_string())));
     let change =
@@ -291,7 +394,9 @@ fn checked(order: AppOrder) -> Order {
 
 fn about(verb: Verb) -> About {
     match verb {
-        Verb::Node(_) | Verb::App { .. } | Verb::Status => About::Status,
+        Verb::Node(_) | Verb::App { .. } | Verb::Rollback { .. } | Verb::Snapshot { .. } | Verb::Status => {
+            About::Status
+        }
         Verb::Apps { app: None } => About::Apps,
         Verb::Apps { app: Some(app) } => About::App(app),
         Verb::Snapshots { app } => About::Snapshots { app },

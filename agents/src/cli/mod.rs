@@ -7,6 +7,7 @@
 //!
 //! Everything a person reads is made by pure functions of documents in `tables.rs`, and kept as golden transcripts.
 
+pub mod act;
 pub mod args;
 pub mod client;
 pub mod follow;

@@ -3,8 +3,11 @@
 use std::io::Write;
 use std::path::Path;
 
+use hyper::body::Bytes;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::act::{self, Act};
 use super::args::{About, Order, Question};
 use super::client::{Client, ClientError, path_of};
 use super::{CommandError, follow, tables, watch};
@@ -18,13 +21,32 @@ pub fn run(socket: &Path, question: &Question) -> Result<(), CommandError> {
 /// Gives the node on this socket an order, and prints what came of it.
 pub fn order(socket: &Path, order: &Order, json: bool) -> Result<(), CommandError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let Order::Set { app, change } = order;
-    let path = format!("{}/settings", path_of("/v1/apps", Some(app), &[]));
-    let body = serde_json::to_vec(change).map_err(std::io::Error::from)?;
-    let answer = runtime.block_on(Client::new(socket).post(&path, body))?;
-    let text = if json { answer.to_vec() } else { tables::app(&understood(&answer)?).into_bytes() };
-    std::io::stdout().lock().write_all(&text)?;
-    Ok(())
+    let client = Client::new(socket);
+    match order {
+        Order::Set { app, change } => {
+            let answer = runtime.block_on(posted(&client, app, "settings", change))?;
+            let text = if json { answer.to_vec() } else { tables::app(&understood(&answer)?).into_bytes() };
+            print(&text)
+        }
+        Order::Act { app, action, agreed } => {
+            runtime.block_on(act::run(&client, &Act { app, action: *action, json }, agreed))
+        }
+    }
+}
+
+pub(super) async fn posted(
+    client: &Client,
+    app: &str,
+    to: &str,
+    body: &impl Serialize,
+) -> Result<Bytes, CommandError> {
+    let path = format!("{}/{to}", path_of("/v1/apps", Some(app), &[]));
+    let body = serde_json::to_vec(body).map_err(std::io::Error::from)?;
+    Ok(client.post(&path, body).await?)
+}
+
+pub(super) fn print(text: &[u8]) -> Result<(), CommandError> {
+    Ok(std::io::stdout().lock().write_all(text)?)
 }
 
 async fn answer(client: &Client, question: &Question) -> Result<(), CommandError> {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use holdfast_types::Timestamp;
+use holdfast_types::{BlockerKind, Timestamp};
 
 use crate::api::documents::*;
 
@@ -99,6 +99,75 @@ pub fn app(app: &AppDocument) -> String {
     list.text
 }
 
+/// What would be done, or why not.
+pub fn plan(plan: &PlanDocument) -> String {
+    let mut list = List::default();
+    list.add("plan", format!("{} of {} ({})", plan.action, plan.app_name, plan.app));
+    list.add("snapshot", plan.snapshot);
+    let steps: Vec<String> =
+        plan.steps.iter().enumerate().map(|(at, step)| format!("{}. {step}", at + 1)).collect();
+    list.add_all("steps", &steps);
+    let blockers: Vec<String> = plan
+        .blockers
+        .iter()
+        .map(|it| {
+            let end = if it.is_destroyed { " (destroyed by this plan)" } else { "" };
+            format!("{}: {} on volume {}{end}", blocker_kind(it.kind), it.name, it.volume)
+        })
+        .collect();
+    list.add_all("in the way", &blockers);
+    let space: Vec<String> = plan
+        .space
+        .iter()
+        .map(|it| {
+            format!("volume {}: {} needed, {} free", it.volume, size(it.needed_bytes), size(it.free_bytes))
+        })
+        .collect();
+    list.add_all("space", &space);
+    match &plan.refusal {
+        Some(refusal) => list.add("refused", refusal),
+        None => {
+            list.add("downtime", &plan.downtime);
+            list.add("digest", plan.digest.as_deref().unwrap_or(NOTHING));
+        }
+    }
+    list.text
+}
+
+fn blocker_kind(kind: BlockerKind) -> &'static str {
+    match kind {
+        BlockerKind::Managed => "newer snapshot of this node",
+        BlockerKind::Unmanaged => "newer snapshot not made by this node",
+        BlockerKind::Clone => "clone",
+        BlockerKind::Hold => "hold",
+        BlockerKind::Unknown => "unknown",
+    }
+}
+
+/// What has come of an order.
+pub fn order(order: &OrderDocument) -> String {
+    let before = if order.is_repeated { " before, by an order with this digest" } else { "" };
+    let by = match (order.operation, order.state.as_str()) {
+        (None, _) => format!("yes{before}; the data goes when the guest is down next"),
+        (Some(number), "running") if order.is_repeated => {
+            format!("operation {number} runs, begun{before}; follow it: holdfast operations --watch")
+        }
+        (Some(number), "running") => {
+            format!("operation {number} has begun; follow it: holdfast operations --watch")
+        }
+        (Some(number), "failed") => format!("operation {number} failed, begun{before}"),
+        (Some(number), state) => format!("operation {number} is {state}, begun{before}"),
+    };
+    let mut list = List::default();
+    list.add("order", format!("{} of {} ({})", order.action, order.app_name, order.app));
+    list.add("snapshot", order.snapshot);
+    list.add("taken in", by);
+    if let Some(error) = &order.error {
+        list.add("error", error_line(error));
+    }
+    list.text
+}
+
 /// The state in effect, who set it, and what it was before manual control.
 fn ha_state(guard: &GuardDocument) -> String {
     let local = if guard.ha_state_is_local { " (local)" } else { "" };
@@ -121,7 +190,7 @@ pub fn snapshots(snapshots: &[SnapshotDocument]) -> String {
             it.id.to_string(),
             it.app_name.clone(),
             it.state.clone(),
-            it.kind.clone(),
+            kind(&it.kind, it.is_local),
             it.version.clone().unwrap_or_else(|| NOTHING.into()),
             optional_time(&it.created_at),
             it.volumes.len().to_string(),
@@ -130,6 +199,11 @@ pub fn snapshots(snapshots: &[SnapshotDocument]) -> String {
     });
     let heads = ["ID", "APP", "STATE", "TYPE", "VERSION", "CREATED", "VOLUMES", "ERROR"];
     table(&heads, rows, "no snapshots")
+}
+
+/// With a mark where it was ordered on the node.
+fn kind(kind: &str, is_local: bool) -> String {
+    if is_local { format!("{kind} (local)") } else { kind.to_owned() }
 }
 
 pub fn volumes(volumes: &[VolumeDocument]) -> String {
@@ -164,7 +238,7 @@ pub fn operations(operations: &[OperationDocument]) -> String {
         vec![
             it.app_name.clone(),
             it.number.to_string(),
-            it.kind.clone(),
+            kind(&it.kind, it.is_local),
             it.state.clone(),
             format!("{}{percent}", it.phase),
             versions(it),

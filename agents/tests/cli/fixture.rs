@@ -64,12 +64,23 @@ impl StandingNode {
         self.api.see(Seen::AppState(Change::Modified { old, new }), at(100));
     }
 
-    /// From now on local settings of `db` are taken in, as zedmanager would.
+    /// From now on local settings of `db` are taken in, as zedmanager would, plans told, and orders taken in or refused.
     pub fn obey(&self) {
         let api = self.api.clone();
         self.api.take_orders(move |order| {
+            let change = match order.what {
+                LocalAsk::Set(change) => change,
+                what => {
+                    let answer = AppPlan { app: order.app, number: order.number, answer: answer(what) };
+                    let api = api.clone();
+                    std::thread::spawn(move || {
+                        api.see(Seen::Plan(Change::Created(Arc::new(answer))), at(90))
+                    });
+                    return true;
+                }
+            };
             let mut local = LocalAppSettings::none(order.app);
-            local.apply(&order.change, &AppGuard::default());
+            local.apply(&change, &AppGuard::default());
             let old = Arc::new(db_status(SwState::Running));
             let guard = effective(&AppGuard::default(), Some(&local));
             let new = AppInstanceStatus { guard, local_order: order.number, ..(*old).clone() };
@@ -93,6 +104,95 @@ impl StandingNode {
 impl Drop for StandingNode {
     fn drop(&mut self) {
         drop(self.stop.take());
+    }
+}
+
+pub const DIGEST: &str = "5d3f0a1b9c2e4f70";
+
+/// What zedmanager would say: a rollback to S1 with somebody's snapshot in the way, agreed to by the tag; one to S2 that a clone
+/// keeps away; a snapshot; a deletion.
+fn answer(what: LocalAsk) -> PlanAnswer {
+    match what {
+        LocalAsk::Set(_) => unreachable!("not about a plan"),
+        LocalAsk::Plan(action) => PlanAnswer::Planned(Box::new(plan(action))),
+        LocalAsk::Do { action, digest } if digest == DIGEST => {
+            let snapshot = action.target().unwrap_or(SnapshotId(id(S3)));
+            let is_deletion = matches!(action, LocalAction::DeleteSnapshot { .. });
+            let operation = (!is_deletion).then_some(OperationNumber(4));
+            let outcome =
+                LocalOutcome { action, digest, snapshot, operation, is_running: !is_deletion, error: None };
+            PlanAnswer::TakenIn { outcome, before: false }
+        }
+        // The order of yesterday, which failed.
+        LocalAsk::Do { action, digest } if digest == "1111111111111111" => {
+            let outcome = LocalOutcome {
+                action,
+                digest,
+                snapshot: SnapshotId(id(S1)),
+                operation: Some(OperationNumber(2)),
+                is_running: false,
+                error: Some(error("volume \"data\": no space left").retry("another order on the node")),
+            };
+            PlanAnswer::TakenIn { outcome, before: true }
+        }
+        LocalAsk::Do { action, digest } => PlanAnswer::Refused(format!(
+            "to {action} is not any more what was agreed to with {digest}: look at the plan again; nothing was changed"
+        )),
+    }
+}
+
+fn plan(action: LocalAction) -> Plan {
+    let snapshot = action.target().unwrap_or(SnapshotId(id(S3)));
+    let space = Space { needed_bytes: 1 << 20, free_bytes: 3 << 30 };
+    let blank = Plan {
+        action,
+        snapshot,
+        steps: Vec::new(),
+        blockers: Blockers::new(),
+        destroys: Consent::default(),
+        space: [(VolumeId(id(IMAGE)), space), (VolumeId(id(DATA)), space)].into(),
+        downtime: Downtime::None,
+        refusal: None,
+        digest: Some(DIGEST.to_owned()),
+    };
+    let steps = |steps: &[&str]| steps.iter().map(|step| (*step).to_owned()).collect();
+    let blocked = |kind, name: &str| -> Blockers {
+        [(VolumeId(id(DATA)), vec![Blocker::snapshot(kind, name, "7")])].into()
+    };
+    match action {
+        LocalAction::Rollback { .. } if snapshot == SnapshotId(id(S1)) => {
+            let blockers = blocked(BlockerKind::Unmanaged, "before-work");
+            Plan {
+                steps: steps(&["check every volume again", "stop the guest", "start the guest"]),
+                destroys: Consent::to_unmanaged(blockers.iter().map(|(volume, all)| (*volume, &all[..]))),
+                blockers,
+                downtime: Downtime::Last { milliseconds: 3250 },
+                ..blank
+            }
+        }
+        LocalAction::Rollback { .. } => Plan {
+            blockers: blocked(BlockerKind::Clone, "tank/copy"),
+            space: Default::default(),
+            refusal: Some(
+                "Rollback blocked: a clone needs the snapshot it was made from: remove it first.".into(),
+            ),
+            digest: None,
+            ..blank
+        },
+        LocalAction::CreateSnapshot => Plan {
+            steps: steps(&[
+                "check every volume again",
+                "stop the guest",
+                "cut the snapshot",
+                "start the guest",
+            ]),
+            downtime: Downtime::NotMeasured,
+            ..blank
+        },
+        LocalAction::DeleteSnapshot { .. } => Plan {
+            steps: steps(&["give up the snapshot", "delete its data, when the guest is down next"]),
+            ..blank
+        },
     }
 }
 
@@ -248,13 +348,18 @@ fn operation(number: u64, kind: OperationKind) -> Operation {
         rollback: None,
         volumes: vec![VolumeKey::new(VolumeId(id(DATA)), 1)],
         guard: None,
+        guest_stopped_at: None,
+        local: None,
     }
 }
 
 fn state(app: u64, operation: Option<Operation>, snapshots: &[(u64, SnapshotState)]) -> AppInstanceState {
     let entry = |(number, state): &(u64, SnapshotState)| {
         let desc = SnapshotDesc { id: SnapshotId(id(*number)), kind: kind_of(*number) };
-        (desc.id, SnapshotEntry { desc, state: state.clone(), sequence: *number, trimmed: false })
+        (
+            desc.id,
+            SnapshotEntry { desc, state: state.clone(), sequence: *number, trimmed: false, local: false },
+        )
     };
     AppInstanceState {
         app: AppId(id(app)),
@@ -269,6 +374,8 @@ fn state(app: u64, operation: Option<Operation>, snapshots: &[(u64, SnapshotStat
         last_failure: None,
         controlled_by: None,
         last_rollback: None,
+        last_local: None,
+        downtimes: BTreeMap::new(),
     }
 }
 
@@ -314,6 +421,7 @@ fn instance(
         config_version: version(app, in_version),
         error,
         operation: OperationNumber(number),
+        local: false,
     }
 }
 

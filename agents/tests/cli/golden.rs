@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 
-use crate::fixture::{StandingNode, id};
+use crate::fixture::{DIGEST, StandingNode, id};
 use crate::support::{Running, ask, holdfast, run};
 
 /// Compares with the transcript of this name, or writes it if `UPDATE_GOLDEN` is set.
@@ -40,6 +40,30 @@ fn answers_are_tables_for_people_and_the_apis_json_for_programs() {
         expect(&format!("{name}.txt"), &table.out);
         let json = ask(&node.socket, &[arguments, &["--json"]].concat());
         assert_eq!((json.code, json.err.as_str()), (0, ""), "{name}");
+        expect(&format!("{name}.json"), &json.out);
+    }
+}
+
+/// [000] L8: what a person reads before anything is done, and after.
+#[test]
+fn plans_are_shown_and_orders_answered() {
+    let node = StandingNode::start();
+    node.obey();
+    let (s1, s2) = (id(21).to_string(), id(22).to_string());
+    let asked: [(&str, &[&str], u8); 7] = [
+        ("plan-rollback", &["rollback", "db", &s1, "--dry-run"], 0),
+        ("plan-rollback-refused", &["rollback", "db", &s2, "--dry-run"], 0),
+        ("plan-create", &["snapshot", "create", "db", "--dry-run"], 0),
+        ("plan-delete", &["snapshot", "delete", "db", &s1, "--dry-run"], 0),
+        ("order-rollback", &["rollback", "db", &s1, "--yes", DIGEST], 0),
+        ("order-delete", &["snapshot", "delete", "db", &s1, "--yes", DIGEST], 0),
+        ("order-repeated", &["rollback", "db", &s1, "--yes", "1111111111111111"], 1),
+    ];
+    for (name, arguments, code) in asked {
+        let told = ask(&node.socket, arguments);
+        assert_eq!(told.code, i32::from(code), "{name}: {}", told.err);
+        expect(&format!("{name}.txt"), &told.out);
+        let json = ask(&node.socket, &[arguments, &["--json"]].concat());
         expect(&format!("{name}.json"), &json.out);
     }
 }
@@ -96,7 +120,11 @@ fn metrics_are_prometheus_text() {
 
 #[test]
 fn help_is_something_to_work_from() {
-    for (name, arguments) in [("help.txt", &["--help"][..]), ("help-node.txt", &["node", "--help"])] {
+    for (name, arguments) in [
+        ("help.txt", &["--help"][..]),
+        ("help-node.txt", &["node", "--help"]),
+        ("help-rollback.txt", &["rollback", "--help"]),
+    ] {
         let help = run(&mut holdfast(arguments));
         assert_eq!(help.code, 0);
         expect(name, &help.out);

@@ -1,10 +1,12 @@
 //! What goes wrong is told clearly, naming the thing, with an exit code that means something.
 
+use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
+use std::process::{Command, Stdio};
 
 use tempfile::TempDir;
 
-use crate::fixture::StandingNode;
+use crate::fixture::{DIGEST, StandingNode};
 use crate::support::{ask, holdfast, run};
 
 const DEVICE: &str = "7b1c5a3e-41f0-4c0b-9d53-0c2f5ad0a001";
@@ -36,13 +38,19 @@ fn wrong_usage_is_exit_code_2() {
 #[test]
 fn a_wrong_setting_of_an_application_is_told_and_nothing_changes() {
     let node = StandingNode::start();
-    let table: [(&[&str], u8, &str); 6] = [
+    let table: [(&[&str], u8, &str); 12] = [
         (&["app", "set", "db", "--ha-state", "paused"], 2, "\"paused\" is no high-availability state"),
         (&["app", "set", "db", "--tag", "two words"], 2, "\"two words\" is no tag"),
         (&["app", "set", "db", "--tag", "x", "--untag", "x"], 2, "set and taken away at once"),
         (&["app", "set", "db"], 2, "nothing is to be changed"),
         (&["app", "set", "nobody", "--tag", "x"], 4, "\"nobody\""),
         (&["app", "set", "db", "--tag", "x"], 1, "not ready for orders"),
+        (&["rollback", "db", "s1"], 2, "snapshot id \"s1\" is not a UUID"),
+        (&["rollback", "db"], 2, "<SNAPSHOT>"),
+        (&["rollback", "db", S1, "--dry-run", "--yes", "x"], 2, "cannot be used with"),
+        (&["snapshot", "delete", "db", "../x"], 2, "is not a UUID"),
+        (&["snapshot", "create", "nobody", "--dry-run"], 4, "\"nobody\""),
+        (&["snapshot", "create", "db", "--dry-run"], 1, "not ready for orders"),
     ];
     for (arguments, code, named) in table {
         let ran = ask(&node.socket, arguments);
@@ -63,6 +71,53 @@ fn local_settings_are_confirmed_and_shown() {
     assert!(apps.contains("ignored (local)"), "{apps}");
     let json = ask(&node.socket, &["apps", "db", "--json"]).out;
     assert!(json.contains("\"ha_state_is_local\":true"), "{json}");
+}
+
+const S1: &str = "00000000-0000-4000-8000-000000000021";
+
+/// [000] L7: without a person or a digest nothing is done; a digest of something else is refused.
+#[test]
+fn what_nobody_agreed_to_is_not_done() {
+    let node = StandingNode::start();
+    node.obey();
+    let unasked = ask(&node.socket, &["rollback", "db", S1]);
+    assert_eq!(unasked.code, 1);
+    assert!(unasked.out.contains("stop the guest"), "the plan is shown: {}", unasked.out);
+    assert!(unasked.err.contains(&format!("--yes {DIGEST}")), "{}", unasked.err);
+    let refused = ask(&node.socket, &["rollback", "db", "00000000-0000-4000-8000-000000000022"]);
+    assert_eq!(refused.code, 1);
+    assert!(refused.out.contains("tank/copy") && refused.err.contains("nothing was done"), "{}", refused.err);
+    let stale = ask(&node.socket, &["rollback", "db", S1, "--yes", "0000000000000000"]);
+    assert_eq!((stale.code, stale.out.as_str()), (1, ""));
+    assert!(stale.err.contains("look at the plan again; nothing was changed"), "{}", stale.err);
+}
+
+/// At a terminal the plan is asked about; only "yes" is a yes.
+#[test]
+fn a_person_at_the_terminal_is_asked() {
+    let node = StandingNode::start();
+    node.obey();
+    for (answer, agreed) in [("yes\n", true), ("y\n", false), ("\n", false)] {
+        let line =
+            format!("{} rollback db {S1} --socket {}", env!("CARGO_BIN_EXE_holdfast"), node.socket.display());
+        let terminal = Command::new("script")
+            .args(["-qec", &line, "/dev/null"])
+            .env("HOLDFAST_CONFIG", "/dev/null")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn();
+        let Ok(mut terminal) = terminal else {
+            eprintln!("skipped: the program `script` (util-linux) is not there");
+            return;
+        };
+        terminal.stdin.as_mut().expect("a pipe").write_all(answer.as_bytes()).expect("typed");
+        let ended = terminal.wait_with_output().expect("it ends");
+        let shown = String::from_utf8_lossy(&ended.stdout).into_owned();
+        assert!(shown.contains("Do this? (yes/no)"), "{shown}");
+        assert_eq!(shown.contains("operation 4 has begun"), agreed, "{answer:?}: {shown}");
+        assert_eq!(shown.contains("nothing was done"), !agreed, "{answer:?}: {shown}");
+    }
 }
 
 #[test]
