@@ -2,13 +2,18 @@
 //!
 //! `make soak` does the same for hours. A violation found there is kept here under the name of what went wrong.
 
+use std::path::PathBuf;
+
 use holdfast_persist::Disk;
+use holdfast_tests::world::World;
 use holdfast_tests::world::explore::{Bases, Depth, Outcome, Second, Show, ZFS_SEEDS, explore, explore_seed};
 use holdfast_tests::world::explore_faults::{explore_single_faults, steps_without_a_call};
 use holdfast_tests::world::faults::{FaultKind, Faults, Fired, KINDS};
 use holdfast_tests::world::ground::locked;
-use holdfast_tests::world::meddling::GUARD_SEEDS;
-use holdfast_tests::world::workload::{ON_FILES, ON_ZFS, Op, Workload, every};
+use holdfast_tests::world::meddling::{GUARD_SEEDS, RAW_SEEDS};
+use holdfast_tests::world::storage::is_of_raw_disk;
+use holdfast_tests::world::workload::{APP, ON_FILES, ON_RAW, ON_ZFS, Op, Workload, every};
+use holdfast_types::AppInstanceState;
 
 /// More reads than a start does.
 const READS_OF_A_START: u64 = 120;
@@ -34,6 +39,13 @@ fn expect_kept(outcome: &Outcome) {
         );
     }
     assert!(outcome.cuts > 0, "nothing was cut");
+}
+
+fn expect_told(outcome: &Outcome) {
+    if let Some(failure) = outcome.failures.first() {
+        failure.trace.iter().for_each(|line| eprintln!("    {line}"));
+        panic!("{}\n{}", failure.story, failure.violation.what);
+    }
 }
 
 #[test]
@@ -281,5 +293,74 @@ fn drawn_workloads_are_guarded_and_meddled_with() {
     for seed in GUARD_SEEDS + 1..GUARD_SEEDS + 25 {
         let outcome = explore_seed(&bases, seed, Depth { coins: 0, second: Second::No }, Show::Nothing);
         assert!(outcome.failures.is_empty(), "{:?}", outcome.failures.first());
+    }
+}
+
+/// [004] M2: raw disks are reverted by clones, alone, beside an image, and beside an image and a ZFS volume.
+#[test]
+fn the_power_may_go_at_every_call_of_every_single_operation_with_raw_disks() {
+    let bases = bases();
+    let mut cuts = 0;
+    for workload in every(1, &ON_RAW) {
+        let outcome = explore(&bases, &workload, ONE_CUT, Show::Violations);
+        expect_kept(&outcome);
+        cuts += outcome.cuts;
+    }
+    eprintln!("{cuts} cuts");
+}
+
+#[test]
+fn the_power_may_go_again_at_every_call_of_the_recovery_with_raw_disks() {
+    let bases = bases();
+    for setting in [ON_RAW[0], ON_RAW[2]] {
+        let workload = Workload { setting, ops: vec![Op::RollBack], is_hasty: false };
+        expect_kept(&explore(&bases, &workload, TWO_CUTS, Show::Nothing));
+    }
+}
+
+#[test]
+fn any_single_fault_of_a_rollback_with_raw_disks_ends_as_told_or_undone() {
+    let bases = bases();
+    for setting in ON_RAW {
+        let workload = Workload { setting, ops: vec![Op::RollBack], is_hasty: false };
+        let outcome = explore_single_faults(&bases, &workload, 17, Show::Violations);
+        expect_told(&outcome);
+    }
+}
+
+#[test]
+fn drawn_workloads_with_raw_disks_keep_every_promise() {
+    let bases = bases();
+    for seed in RAW_SEEDS + 1..RAW_SEEDS + 25 {
+        let outcome = explore_seed(&bases, seed, Depth { coins: 0, second: Second::No }, Show::Nothing);
+        expect_told(&outcome);
+    }
+}
+
+/// I16, L1: what a guard refuses leaves every byte of storage as it was, and the guest alone.
+#[test]
+fn a_rollback_that_is_refused_leaves_raw_disks_as_they_were() {
+    for setting in ON_RAW {
+        let mut world = setting.deployed().expect("it can be deployed");
+        world.order(|orders| {
+            orders.edit(|device| {
+                device.app(APP).ha_state("started");
+            });
+        });
+        world.settle().expect("nothing is in the way");
+        let stored = |world: &World| -> Vec<(PathBuf, Vec<u8>)> {
+            let folders = ["/pool", "/persist/vault", "/persist/clear"];
+            let is_storage = |path: &PathBuf| folders.iter().any(|folder| path.starts_with(folder));
+            let files = world.tap.disk.all_files().into_iter().filter(is_storage);
+            files.map(|path| (path.clone(), world.tap.disk.read(&path).expect("read"))).collect()
+        };
+        let starts = |world: &World| locked(&world.ground).past[&APP].starts;
+        let before = (stored(&world), starts(&world));
+        assert!(before.0.iter().any(|(path, _)| is_of_raw_disk(path)), "{:?}", setting.storage);
+        world.order(|orders| assert!(Op::RollBack.order(orders)));
+        world.settle().expect("refused");
+        let row = world.rows::<AppInstanceState>().into_iter().find(|row| row.app.0 == APP).expect("a row");
+        assert_eq!(row.rollback_counter, 1, "it was heard");
+        assert_eq!((stored(&world), starts(&world)), before, "{:?}", setting.storage);
     }
 }

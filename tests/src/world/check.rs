@@ -12,15 +12,16 @@ use holdfast_persist::crashsafe;
 use holdfast_persist::disk::{Disk, EntryKind};
 use holdfast_types::{
     AppInstanceState, IntentStage, SnapshotAction, SnapshotId, SnapshotIntent, SnapshotState, SnapshotType,
-    VolumeKey, VolumesSnapshotStatus,
+    VolumeKey, VolumeRecord, VolumesSnapshotStatus,
 };
-use holdfast_volumehandlers::testing::FakeImage;
+use holdfast_volumehandlers::placement;
+use holdfast_volumehandlers::testing::{FakeImage, FakeImageTool, FakeSnapshot};
 use uuid::Uuid;
 
 use super::World;
 use super::ground::{Ground, locked};
 use super::guests::{MEMORY_BASE_KIB, mark_in, marked};
-use super::storage::{devices, raw_tool};
+use super::storage::{devices, disk_of_snapshot, identity, is_of_raw_disk, raw_tool};
 use super::tap::volume_files;
 use crate::ensure;
 
@@ -111,10 +112,10 @@ fn guest(app: Uuid, row: &AppInstanceState, ground: &Ground, activate: bool) -> 
         applied.version()
     );
     let layout = holdfast_persist::PersistLayout::new("/persist");
-    let disks: Vec<&PathBuf> = machine.spec.disks.iter().map(|disk| &disk.path).collect();
+    let disks: Vec<PathBuf> = machine.spec.disks.iter().map(|disk| identity(&disk.path)).collect();
     let volumes: Vec<PathBuf> =
         applied.volume_keys().iter().map(|key| ground.storage.path(&layout, key)).collect();
-    ensure!(disks == volumes.iter().collect::<Vec<_>>(), "I2: the guest runs on {disks:?}");
+    ensure!(disks == volumes, "I2: the guest runs on {disks:?}");
     Ok(())
 }
 
@@ -229,25 +230,79 @@ fn storage(
         .collect();
     let directory = world.layout.volumes_dir(true);
     let files = volume_files(&world.tap.disk, &directory).into_iter().chain(devices(&world.tap.disk));
-    let files: BTreeSet<PathBuf> = files.collect();
+    let (beside, files): (Vec<PathBuf>, Vec<PathBuf>) =
+        files.partition(|path| disk_of_snapshot(path).is_some());
+    let mut volumes: BTreeMap<PathBuf, Vec<PathBuf>> = BTreeMap::new();
+    files.into_iter().for_each(|path| volumes.entry(identity(&path)).or_default().push(path));
     for path in &needed {
-        ensure!(files.contains(path), "I3: {} is needed and gone", path.display());
+        ensure!(volumes.contains_key(path), "I3: {} is needed and gone", path.display());
     }
     let is_unread = ground.faults.has_read_error && rows.values().any(|row| has_unread(row));
-    for path in &files {
+    for (path, incarnations) in &volumes {
         ensure!(
             is_unread || [tidied, &needed, &giving_up, &listed].iter().any(|paths| paths.contains(path)),
             "I5: {} is nobody's",
             path.display()
         );
+        let place = in_force(world, path, incarnations, is_unread || tidied.contains(path))?;
         let held = held.get(path).cloned().unwrap_or_default();
-        let image = tool.image(path).map_err(|error| format!("I1: {}: {error}", path.display()))?;
+        let mut image = tool.image(place).map_err(|error| format!("I1: {}: {error}", place.display()))?;
+        image.snapshots.extend(snapshots_beside(&tool, place, &beside)?);
         content(path, &image, ground)?;
         if !is_unread && !tidied.contains(path) {
             snapshots_within(path, &image, ground, &held)?;
         }
     }
+    for file in &beside {
+        let disk = disk_of_snapshot(file).map(|(disk, _)| disk).unwrap_or_default();
+        let is_known = volumes.get(&identity(&disk)).is_some_and(|places| places.contains(&disk));
+        ensure!(is_known || is_unread, "I5: {} is the snapshot of nothing", file.display());
+    }
     Ok(())
+}
+
+/// I11, I5: a volume is in one place, which its record says; only a raw disk may be elsewhere than it was made ([004] M2, M4).
+fn in_force<'a>(
+    world: &World,
+    path: &Path,
+    incarnations: &'a [PathBuf],
+    may_be_several: bool,
+) -> Result<&'a PathBuf, String> {
+    let rows = world.rows::<VolumeRecord>();
+    let row = rows.iter().find(|row| identity(row.file_location.as_ref()) == path);
+    let place = match row {
+        Some(row) => incarnations.iter().find(|place| **place == Path::new(&row.file_location)),
+        None => incarnations.first(),
+    };
+    let told = || row.map(|row| (&row.file_location, row.incarnation));
+    let place =
+        place.ok_or_else(|| format!("I11: {incarnations:?} are there, the record says {:?}", told()))?;
+    ensure!(is_of_raw_disk(path) || place == path, "M4: {} lies at {}", path.display(), place.display());
+    ensure!(
+        row.is_none_or(|row| row.incarnation == placement::incarnation(place)),
+        "I11: {} is told as {:?}",
+        place.display(),
+        told()
+    );
+    ensure!(may_be_several || incarnations.len() == 1, "I5: {incarnations:?} are left of one volume");
+    Ok(place)
+}
+
+/// What lies beside a raw disk as its snapshots.
+fn snapshots_beside(
+    tool: &FakeImageTool,
+    place: &Path,
+    beside: &[PathBuf],
+) -> Result<Vec<FakeSnapshot>, String> {
+    let mut found = Vec::new();
+    for (file, (_, name)) in beside.iter().filter_map(|file| Some((file, disk_of_snapshot(file)?))) {
+        if disk_of_snapshot(file).is_some_and(|(disk, _)| disk == place) {
+            let image = tool.image(file).map_err(|error| format!("I4: {}: {error}", file.display()))?;
+            let (created_at, size_bytes) = (Default::default(), image.virtual_size_bytes);
+            found.push(FakeSnapshot { id: name.clone(), name, created_at, size_bytes, blocks: image.blocks });
+        }
+    }
+    Ok(found)
 }
 
 /// Storage was told to delete it: a volume that held nothing else goes with it, and may be gone while the others are still

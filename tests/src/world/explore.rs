@@ -24,9 +24,9 @@ pub use super::drawn::explore_seed;
 use super::explore_faults::explore_single_faults;
 use super::faults::Fired;
 use super::ground::{SharedGround, locked};
-use super::meddling::GUARD_SEEDS;
+use super::meddling::{GUARD_SEEDS, RAW_SEEDS};
 use super::tap::{CutPoint, Recorder};
-use super::workload::{ON_FILES, ON_ZFS, Setting, Workload};
+use super::workload::{ON_FILES, ON_RAW, ON_ZFS, Setting, Workload};
 use super::{Schedule, Survival, Violation, World};
 
 /// How far a workload is explored.
@@ -97,7 +97,11 @@ pub struct Bases(Vec<(Setting, CutPoint)>);
 
 impl Bases {
     pub fn new() -> Result<Bases, Violation> {
-        let made = ON_FILES.iter().chain(&ON_ZFS).map(|setting| Ok((*setting, setting.deployed()?.moment())));
+        let made = ON_FILES
+            .iter()
+            .chain(&ON_ZFS)
+            .chain(&ON_RAW)
+            .map(|setting| Ok((*setting, setting.deployed()?.moment())));
         Ok(Bases(made.collect::<Result<_, Violation>>()?))
     }
 
@@ -252,6 +256,7 @@ pub const ZFS_SEEDS: u64 = 1_000_000_000;
 /// What is deployed before the workload of this seed.
 pub fn settings_of(seed: u64) -> &'static [Setting] {
     match seed {
+        RAW_SEEDS.. => &ON_RAW,
         GUARD_SEEDS.. if seed.is_multiple_of(3) => &ON_FILES,
         ZFS_SEEDS.. => &ON_ZFS,
         _ => &ON_FILES,

@@ -21,7 +21,7 @@ use uuid::Uuid;
 
 use super::controller::{Orders, Sent};
 use super::faults::Faults;
-use super::storage::Storage;
+use super::storage::{Storage, identity};
 use super::strangers::Strangers;
 
 /// What a guest wrote when it started; 0 is a volume nobody has written to.
@@ -177,9 +177,20 @@ impl Ground {
             self.violated("I12", format_args!("{} goes, which snapshot {id} holds", path.display()));
         }
         let user = self.machines.values().find(|machine| {
-            machine.ended.is_none() && machine.spec.disks.iter().any(|disk| disk.path == *path)
+            machine.ended.is_none() && machine.spec.disks.iter().any(|disk| identity(&disk.path) == *path)
         });
         if let Some(app) = user.map(|machine| machine.spec.app) {
+            self.violated("I7", format_args!("{} goes under the guest of {app}", path.display()));
+        }
+    }
+
+    /// An incarnation of a volume goes, and another is there: which of them is in force shows in what the next guest finds (I1).
+    pub fn incarnation_removed(&mut self, path: &Path) {
+        self.note(format_args!("incarnation {} goes", path.display()));
+        let uses = |machine: &&Machine| {
+            machine.ended.is_none() && machine.spec.disks.iter().any(|disk| disk.path == *path)
+        };
+        if let Some(app) = self.machines.values().find(uses).map(|machine| machine.spec.app) {
             self.violated("I7", format_args!("{} goes under the guest of {app}", path.display()));
         }
     }

@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use super::faults::{FaultKind, INJECTED};
 use super::ground::{Ground, Machine, Mark, locked};
-use super::storage::{flush, raw_tool};
+use super::storage::{flush, identity, raw_tool};
 use super::tap::Tap;
 
 /// Versions are told apart by the memory they ask for.
@@ -109,12 +109,12 @@ impl WorldVmm {
         let mut found = BTreeMap::new();
         for path in &paths {
             let blocks = self.raw_tool().content(path).map_err(|error| unusable(error.to_string()))?;
-            found.insert(path.clone(), mark_in(&blocks));
+            found.insert(identity(path), mark_in(&blocks));
         }
         let mut ground = locked(&self.ground);
         let version = spec.memory_kib.saturating_sub(MEMORY_BASE_KIB);
         ground.guest_starts(spec.app, version, &found);
-        let mark = ground.guest_writes(paths.iter().cloned());
+        let mark = ground.guest_writes(paths.iter().map(|path| identity(path)));
         drop(ground);
         for path in &paths {
             self.write_mark(path, mark);

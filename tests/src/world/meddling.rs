@@ -12,13 +12,16 @@ use holdfast_types::{FORCE_ROLLBACK, HaChoice, HaState, LocalAppSettings, LocalC
 use holdfast_volumehandlers::placement::is_device;
 
 use super::ground::locked;
-use super::storage::{devices, raw_tool};
+use super::storage::{devices, is_of_raw_disk, raw_tool};
 use super::tap::volume_files;
 use super::workload::APP;
 use super::{Violation, World};
 
 /// Seeds from here on draw guards and strangers as well; those below are as they were.
 pub const GUARD_SEEDS: u64 = 2_000_000_000;
+
+/// Seeds from here on are of nodes with raw disks, and draw guards and strangers like those above.
+pub const RAW_SEEDS: u64 = 3_000_000_000;
 
 /// `ignored` is what a rollback needs, so it comes more often.
 const STATES: [&str; 8] = ["started", "stopped", "disabled", "ignored", "ignored", "", "", "paused"];
@@ -110,7 +113,8 @@ fn drawn_volume(world: &World, chance: &SeededEntropy) -> Option<PathBuf> {
     let files = volume_files(&world.tap.disk, &world.layout.volumes_dir(true));
     // What is being made or removed is nobody's to touch.
     let tool = raw_tool(&world.tap.disk);
-    let whole = |path: &PathBuf| tool.image(path).is_ok();
+    // A raw disk has no room for anybody's snapshot, and what lies beside it is no volume.
+    let whole = |path: &PathBuf| !is_of_raw_disk(path) && tool.image(path).is_ok();
     let all: Vec<PathBuf> = files.into_iter().chain(devices(&world.tap.disk)).filter(whole).collect();
     let number = chance.next_u64().checked_rem(all.len() as u64)?;
     all.into_iter().nth(usize::try_from(number).ok()?)

@@ -240,12 +240,14 @@ impl World {
             read_only: None,
         })
         .map_err(|error| failed(&error))?;
-        let storage = locked(&ground).storage;
-        let (tool, backing) = storage.seams(seen_disk, &ground);
+        let stored_on = locked(&ground).storage;
+        let (tool, backing) = stored_on.seams(seen_disk, &ground);
+        let fetcher = MemFetcher::new();
+        fetcher.put(storage::RAW_URL, storage::raw_content());
         let hypervisor = Arc::new(WorldVmm::new(Arc::clone(&ground), tap.clone(), tool.clone()));
         let seams = Seams {
             controller: Arc::new(WorldLink(Arc::clone(&ground))),
-            fetcher: Arc::new(MemFetcher::new()),
+            fetcher: Arc::new(fetcher),
             images: Arc::new(HookedTool { tool, hook: ToolFaults(Arc::clone(&ground)) }),
             backing,
             hypervisor: hypervisor.clone(),

@@ -5,7 +5,13 @@
 //!   Zvols    ZFS volumes of the fake pool, which is one file on the World's disk
 //!   Mixed    the node began with files and was then moved onto the pool: volume 1 as it was first made is an image, all
 //!            other volumes are ZFS volumes
+//!   Raws     raw disks, made from content that is downloaded
+//!   Beside   volume 1 is a raw disk, the others are images
+//!   Three    the node began as Beside and was then moved onto the pool: a raw disk, an image and a ZFS volume
 //! ```
+//!
+//! A raw disk is reverted by a clone, which lies elsewhere ([004] M2). The model knows a volume by the place where it was first
+//! made ([`identity`]), whichever incarnation is in force.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -13,12 +19,13 @@ use std::sync::Arc;
 
 use holdfast_persist::mem_disk::MemDisk;
 use holdfast_persist::{Disk, PersistLayout};
-use holdfast_types::VolumeKey;
-use holdfast_volumehandlers::placement::is_device;
-use holdfast_volumehandlers::testing::{FakeImageTool, FakeZfs, FakeZvol};
+use holdfast_types::{Format, VolumeKey};
+use holdfast_volumehandlers::placement::{self, is_device};
+use holdfast_volumehandlers::testing::{Blocks, FakeImage, FakeImageTool, FakeZfs, FakeZvol, image_bytes};
 use holdfast_volumehandlers::zvol::zfs::{AgreedOf, Bookmark, NewZvol, Room, SnapshotOf, ZfsSnapshot, Zvol};
 use holdfast_volumehandlers::zvol::{Dataset, Zfs, ZfsError};
 use holdfast_volumehandlers::{Backing, HandlerCx, Placement};
+use uuid::Uuid;
 
 use super::faults::{FaultKind, INJECTED};
 use super::ground::{SharedGround, locked};
@@ -34,29 +41,63 @@ pub enum Storage {
     Images,
     Zvols,
     Mixed,
+    Raws,
+    Beside,
+    Three,
 }
 
+/// Where raw disks come from.
+pub const RAW_URL: &str = "http://store.world/files/disk.raw";
+const RAW_BYTES: u64 = 16 << 20;
+
 impl Storage {
-    /// Where a volume of the World lies; all are encrypted.
+    /// Where a volume of the World was first made; all are encrypted.
     pub fn path(self, layout: &PersistLayout, key: &VolumeKey) -> PathBuf {
-        let first_of_the_first = key.volume.0 == volume(1) && key.generation.0 == 1;
-        let placement = match self {
-            Storage::Images => Placement::Files,
-            Storage::Mixed if first_of_the_first => Placement::Files,
-            Storage::Zvols | Storage::Mixed => Placement::Zfs { root: root() },
+        let is_first = key.generation.0 == 1;
+        let is_of_before = match self {
+            Storage::Mixed => is_first && key.volume.0 == volume(1),
+            Storage::Three => is_first && (key.volume.0 == volume(1) || key.volume.0 == volume(2)),
+            _ => false,
         };
-        let placed = placement.place(layout, true, (&key.volume, &key.generation), None);
+        let placement = match self.has_pool() && !is_of_before {
+            true => Placement::Zfs { root: root() },
+            false => Placement::Files,
+        };
+        let content = self.is_raw(key.volume.0).then_some(Format::Raw);
+        let placed = placement.place(layout, true, (&key.volume, &key.generation), content);
         placed.expect("the World's names are short").location
+    }
+
+    /// True for a volume that is made from a raw image.
+    pub fn is_raw(self, id: Uuid) -> bool {
+        match self {
+            Storage::Raws => id == volume(1) || id == volume(2),
+            Storage::Beside | Storage::Three => id == volume(1),
+            Storage::Images | Storage::Zvols | Storage::Mixed => false,
+        }
+    }
+
+    /// What the node was on before it was moved onto the pool, if it was.
+    pub fn before(self) -> Option<Storage> {
+        match self {
+            Storage::Mixed => Some(Storage::Images),
+            Storage::Three => Some(Storage::Beside),
+            _ => None,
+        }
+    }
+
+    fn has_pool(self) -> bool {
+        matches!(self, Storage::Zvols | Storage::Mixed | Storage::Three)
     }
 
     /// Zvols can only be rolled back to their newest snapshot ([003] K4).
     pub fn newer_snapshots_block(self) -> bool {
-        self != Storage::Images
+        self.has_pool()
     }
 
     /// The pool on this disk, if there is one.
     pub fn pool(self, disk: Arc<dyn Disk>) -> Option<FakeZfs> {
-        (self != Storage::Images).then(|| FakeZfs::new(disk, Path::new(POOL_FILE), &root()))
+        self.has_pool().then(|| FakeZfs::new(disk, Path::new(POOL_FILE), &root()))
     }
 
     /// What the node is given: its tool, and what it stores volumes on.
@@ -72,6 +113,29 @@ impl Storage {
             }
         }
     }
+}
+
+/// What a raw disk is made from: nobody has written to it.
+pub fn raw_content() -> Vec<u8> {
+    image_bytes(&FakeImage::new(Format::Raw, RAW_BYTES, Blocks::new()))
+}
+
+/// What the model knows a volume's file by, whichever incarnation it is.
+pub fn identity(path: &Path) -> PathBuf {
+    if is_device(path) { path.to_path_buf() } else { placement::with_incarnation(path, 1) }
+}
+
+/// The raw disk that a file is a snapshot of.
+pub fn disk_of_snapshot(path: &Path) -> Option<(PathBuf, String)> {
+    let name = path.file_name()?.to_str()?;
+    let (disk, snapshot) = name.split_once(".raw~")?;
+    let is_whole = !disk.starts_with('.');
+    is_whole.then(|| (path.with_file_name(format!("{disk}.raw")), snapshot.to_owned()))
+}
+
+/// True for the file of a raw disk, or of a snapshot of one.
+pub fn is_of_raw_disk(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "raw") || disk_of_snapshot(path).is_some()
 }
 
 /// The tool of whoever is not the node: guests, and those who look.

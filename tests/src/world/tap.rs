@@ -23,6 +23,7 @@ use holdfast_persist::{MemDisk, PersistLayout};
 use super::Survival;
 use super::faults::{FaultKind, INJECTED};
 use super::ground::{Ground, SharedGround};
+use super::storage::identity;
 
 /// Everything outside the node, as it was before one call.
 #[derive(Debug, Clone)]
@@ -166,7 +167,13 @@ impl Tap {
 
     /// The reference model hears of each file that loses its name.
     fn unnamed(&self, path: &Path) {
-        super::ground::locked(&self.ground).file_removed(path);
+        let volume = identity(path);
+        let directory = path.parent().unwrap_or(path);
+        let is_another = |other: &PathBuf| other != path && identity(other) == volume;
+        let is_raw = path.extension().is_some_and(|extension| extension == "raw");
+        let is_left = is_raw && volume_files(&self.disk, directory).iter().any(is_another);
+        let mut ground = super::ground::locked(&self.ground);
+        if is_left { ground.incarnation_removed(path) } else { ground.file_removed(&volume) }
     }
 
     /// What is removed from a full disk makes room if it is the ballast.

@@ -4,7 +4,7 @@
 //! when the one before is done, or (hasty) at once. The enumeration below is complete: every list of up to three
 //! operations in every setting, except that nothing follows the deletion of the application.
 
-use holdfast_agents::wire::config::SnapshotType;
+use holdfast_agents::wire::config::{Format, SnapshotType};
 use uuid::Uuid;
 
 use super::controller::Orders;
@@ -16,6 +16,8 @@ use crate::controller::DeviceConfig;
 
 pub const APP: Uuid = Uuid::from_u128(0xa000_0000_0000_4000_8000_0000_0000_0001);
 pub const BYSTANDER: Uuid = Uuid::from_u128(0xa000_0000_0000_4000_8000_0000_0000_0002);
+const STORE: Uuid = Uuid::from_u128(0xe000_0000_0000_4000_8000_0000_0000_0001);
+const CONTENT: Uuid = Uuid::from_u128(0xf000_0000_0000_4000_8000_0000_0000_0001);
 const VOLUME_BYTES: u64 = 16 << 20;
 
 pub fn volume(n: u8) -> Uuid {
@@ -74,6 +76,12 @@ pub const ON_ZFS: [Setting; 3] = [
     Setting { storage: Storage::Zvols, volumes: 1, bystander: false, max_snapshots: 8 },
     Setting { storage: Storage::Zvols, volumes: 2, bystander: true, max_snapshots: 2 },
     Setting { storage: Storage::Mixed, volumes: 2, bystander: false, max_snapshots: 8 },
+];
+
+pub const ON_RAW: [Setting; 3] = [
+    Setting { storage: Storage::Raws, volumes: 1, bystander: false, max_snapshots: 8 },
+    Setting { storage: Storage::Beside, volumes: 2, bystander: true, max_snapshots: 2 },
+    Setting { storage: Storage::Three, volumes: 3, bystander: false, max_snapshots: 8 },
 ];
 
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -150,7 +158,7 @@ impl Op {
             Op::Update => orders.edit(|device| to_version(device, APP, version + 1)),
             Op::DeleteApp => orders.edit(|device| {
                 device.remove_app(APP);
-                (1..=2).for_each(|n| device.remove_volume(volume(n)));
+                (1..=3).for_each(|n| device.remove_volume(volume(n)));
             }),
         }
         true
@@ -160,7 +168,7 @@ impl Op {
 impl Setting {
     /// The applications run, and snapshot 1 of the first is there.
     pub fn deployed(self) -> Result<World, Violation> {
-        let begins_on = if self.storage == Storage::Mixed { Storage::Images } else { self.storage };
+        let begins_on = self.storage.before().unwrap_or(self.storage);
         let mut world = World::begin(begins_on, |orders| {
             orders.edit(|device| {
                 *device = DeviceConfig::new(DEVICE);
@@ -168,7 +176,7 @@ impl Setting {
             });
         })?;
         world.settle()?;
-        if self.storage == Storage::Mixed {
+        if self.storage.before().is_some() {
             self.move_to_zfs(&mut world)?;
         }
         world.order(|orders| {
@@ -178,7 +186,7 @@ impl Setting {
         Ok(world)
     }
 
-    /// The node is put on a pool; what it has stays a file, and the second volume comes now.
+    /// The node is put on a pool; what it has stays a file, and the last volume comes now.
     fn move_to_zfs(self, world: &mut World) -> Result<(), Violation> {
         storage::make_pool(self.storage, &world.tap.disk);
         locked(&world.ground).storage = self.storage;
@@ -186,19 +194,28 @@ impl Setting {
         world.order(|orders| {
             let version = orders.version(APP).expect("it is deployed") + 1;
             orders.edit(|device| {
-                device.add_blank_volume(volume(2), VOLUME_BYTES).name("volume 2");
+                let last = volume(self.volumes);
+                device.add_blank_volume(last, VOLUME_BYTES).name(&format!("volume {}", self.volumes));
                 to_version(device, APP, version);
-                device.app(APP).volume(volume(2), 1);
+                device.app(APP).volume(last, 1);
             });
         });
         world.settle()
     }
 
     fn deploy(self, device: &mut DeviceConfig) {
-        let volumes = if self.storage == Storage::Mixed { 1 } else { self.volumes };
+        let volumes = if self.storage.before().is_some() { self.volumes - 1 } else { self.volumes };
         let memory = |version: u64| u32::try_from(MEMORY_BASE_KIB + version).expect("small");
         for n in 1..=volumes {
-            device.add_blank_volume(volume(n), VOLUME_BYTES).name(&format!("volume {n}"));
+            let name = format!("volume {n}");
+            match self.storage.is_raw(volume(n)) {
+                true => device.add_download_volume(volume(n), CONTENT, 0).name(&name),
+                false => device.add_blank_volume(volume(n), VOLUME_BYTES).name(&name),
+            };
+        }
+        if self.storage.is_raw(volume(1)) {
+            device.add_datastore(STORE, "store.world", "files");
+            device.add_content_tree(CONTENT, STORE, "disk.raw", Format::Raw);
         }
         let mut app =
             device.add_app(APP, "db").version("1").memory_kib(memory(1)).max_snapshots(self.max_snapshots);
