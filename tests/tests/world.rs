@@ -2,6 +2,7 @@
 //!
 //! `make soak` does the same for hours. A violation found there is kept here under the name of what went wrong.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use holdfast_persist::Disk;
@@ -10,10 +11,11 @@ use holdfast_tests::world::explore::{Bases, Depth, Outcome, Second, Show, ZFS_SE
 use holdfast_tests::world::explore_faults::{explore_single_faults, steps_without_a_call};
 use holdfast_tests::world::faults::{FaultKind, Faults, Fired, KINDS};
 use holdfast_tests::world::ground::locked;
+use holdfast_tests::world::locals::{LOCAL_SEEDS, explore_local};
 use holdfast_tests::world::meddling::{GUARD_SEEDS, RAW_SEEDS};
 use holdfast_tests::world::storage::is_of_raw_disk;
-use holdfast_tests::world::workload::{APP, ON_FILES, ON_RAW, ON_ZFS, Op, Workload, every};
-use holdfast_types::AppInstanceState;
+use holdfast_tests::world::workload::{APP, ON_FILES, ON_RAW, ON_ZFS, Op, Workload, every, snapshot};
+use holdfast_types::{AppInstanceState, LocalAction, SnapshotId};
 
 /// More reads than a start does.
 const READS_OF_A_START: u64 = 120;
@@ -362,5 +364,39 @@ fn a_rollback_that_is_refused_leaves_raw_disks_as_they_were() {
         let row = world.rows::<AppInstanceState>().into_iter().find(|row| row.app.0 == APP).expect("a row");
         assert_eq!(row.rollback_counter, 1, "it was heard");
         assert_eq!((stored(&world), starts(&world)), before, "{:?}", setting.storage);
+    }
+}
+
+/// [000] L7, L8: plans and orders on the node at any moment, besides; what was taken in is done once or told, wherever the power
+/// goes.
+#[test]
+fn drawn_workloads_are_ordered_about_on_the_node_too() {
+    let bases = bases();
+    let mut done = BTreeMap::new();
+    for seed in LOCAL_SEEDS + 1..LOCAL_SEEDS + 11 {
+        let outcome = explore_seed(&bases, seed, Depth { coins: 0, second: Second::No }, Show::Nothing);
+        assert!(outcome.failures.is_empty(), "seed {seed}: {:?}", outcome.failures.first());
+        for (action, count) in outcome.done_locally {
+            *done.entry(action).or_insert(0) += count;
+        }
+    }
+    assert_eq!(done.len(), 3, "each kind of order was done: {done:?}");
+}
+
+/// Each order on the node, on every kind of storage, cut everywhere.
+#[test]
+fn the_power_may_go_at_every_call_of_an_order_on_the_node() {
+    let bases = bases();
+    let target = SnapshotId(snapshot(1));
+    for setting in ON_FILES.into_iter().chain(ON_ZFS).chain(ON_RAW) {
+        for action in [
+            LocalAction::Rollback { snapshot: target },
+            LocalAction::CreateSnapshot,
+            LocalAction::DeleteSnapshot { snapshot: target },
+        ] {
+            let outcome = explore_local(&bases, setting, action, Show::Nothing);
+            expect_kept(&outcome);
+            assert!(outcome.cuts > 3, "{setting:?} {action}: {} cuts", outcome.cuts);
+        }
     }
 }

@@ -14,6 +14,7 @@
 
 mod console;
 mod deployment;
+mod local_orders;
 pub mod node_process;
 mod stage;
 mod story;
@@ -48,10 +49,19 @@ pub struct Outcome {
 /// Tells the whole story on standard output. The first thing that is not as it should be ends it, counts as failed, and is
 /// followed by what the node logged last. When this returns, no process and, unless asked for, no file is left.
 pub fn run(options: &Options) -> Outcome {
+    told(options, story::tell)
+}
+
+/// The same for the story of somebody who stands before the node (`local_orders.rs`).
+pub fn run_local_orders(options: &Options) -> Outcome {
+    told(options, local_orders::tell)
+}
+
+fn told(options: &Options, tell: impl FnOnce(&mut Stage, &mut Timeline) -> anyhow::Result<()>) -> Outcome {
     let mut timeline = Timeline::new(options.colour);
     match Stage::set(options, &timeline) {
         Ok(mut stage) => {
-            let told = story::tell(&mut stage, &mut timeline);
+            let told = tell(&mut stage, &mut timeline);
             stage.clear(told, &mut timeline);
         }
         Err(error) => timeline.broke_off(&error),

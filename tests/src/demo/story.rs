@@ -39,13 +39,13 @@ pub fn tell(stage: &mut Stage, timeline: &mut Timeline) -> anyhow::Result<()> {
     story.delete_the_application()
 }
 
-struct Story<'a> {
-    stage: &'a mut Stage,
-    timeline: &'a mut Timeline,
+pub(super) struct Story<'a> {
+    pub(super) stage: &'a mut Stage,
+    pub(super) timeline: &'a mut Timeline,
 }
 
 /// What tells whether a guest was disturbed.
-struct GuestNow {
+pub(super) struct GuestNow {
     processes: Vec<u32>,
     boots: usize,
 }
@@ -57,7 +57,7 @@ impl GuestNow {
 }
 
 impl Story<'_> {
-    fn deploy(&mut self) -> anyhow::Result<()> {
+    pub(super) fn deploy(&mut self) -> anyhow::Result<()> {
         self.timeline
             .chapter("1. Deploy version 1: an image volume from a content tree, and a blank data volume");
         self.stage.orders().nothing()?;
@@ -91,7 +91,7 @@ impl Story<'_> {
         self.shell(&["apps"])
     }
 
-    fn snapshot_and_update(&mut self) -> anyhow::Result<()> {
+    pub(super) fn snapshot_and_update(&mut self) -> anyhow::Result<()> {
         self.timeline.chapter(
             "2. Ask for a snapshot with the update to version 2: image replaced by a purge, data kept",
         );
@@ -262,7 +262,7 @@ impl Story<'_> {
     // ---- what is looked at ---------------------------------------------------------------------------------
 
     /// Waits for the guest's boot number `n`, until it has said and written everything.
-    fn boot(&mut self, n: usize) -> anyhow::Result<Boot> {
+    pub(super) fn boot(&mut self, n: usize) -> anyhow::Result<Boot> {
         let what = format!("the guest's boot {n}");
         self.stage.until(self.timeline, &what, |stage| {
             Ok(stage.diary.boots.get(n - 1).filter(|boot| boot.ready).cloned())
@@ -281,7 +281,7 @@ impl Story<'_> {
     }
 
     /// The guest itself proves that it sees what was there when the snapshot was cut.
-    fn guest_is_back(&mut self, boot: &Boot) -> anyhow::Result<()> {
+    pub(super) fn guest_is_back(&mut self, boot: &Boot) -> anyhow::Result<()> {
         self.guest_runs(boot, "1")?;
         self.found(boot, "image", "the guest found version 1's image as at the cut", "version=1 boots=1")?;
         self.found(
@@ -293,7 +293,7 @@ impl Story<'_> {
     }
 
     /// Waits for a report of the running version with so many snapshots available.
-    fn reported(&mut self, version: &str, snapshots: usize) -> anyhow::Result<()> {
+    pub(super) fn reported(&mut self, version: &str, snapshots: usize) -> anyhow::Result<()> {
         let found = |stage: &Stage| {
             let app = stage.report()?;
             let available = app
@@ -371,7 +371,7 @@ impl Story<'_> {
         Ok(self.timeline.check(what, &shows, read.is_ok(), "expected three files of JSON")?)
     }
 
-    fn gone(&mut self, what: &str, path: PathBuf) -> anyhow::Result<()> {
+    pub(super) fn gone(&mut self, what: &str, path: PathBuf) -> anyhow::Result<()> {
         let waited =
             self.stage.until(self.timeline, &format!("{what} to go"), |_| Ok((!path.exists()).then_some(())));
         let relative = path.strip_prefix(self.stage.layout.root()).unwrap_or(&path).display();
@@ -380,12 +380,12 @@ impl Story<'_> {
         waited
     }
 
-    fn guest_now(&self) -> GuestNow {
+    pub(super) fn guest_now(&self) -> GuestNow {
         GuestNow { processes: self.stage.guest_processes(), boots: self.stage.diary.boots.len() }
     }
 
     /// The same QEMU process, and no boot since.
-    fn same_guest(&mut self, what: &str, before: &GuestNow) -> anyhow::Result<()> {
+    pub(super) fn same_guest(&mut self, what: &str, before: &GuestNow) -> anyhow::Result<()> {
         self.stage.rest(self.timeline, A_WHILE)?;
         let now = self.guest_now();
         Ok(self.timeline.check_equal(what, "QEMU", now.words(), before.words())?)
@@ -402,7 +402,7 @@ impl Story<'_> {
     }
 
     /// Shows what `holdfast <words>` prints.
-    fn shell(&self, words: &[&str]) -> anyhow::Result<()> {
+    pub(super) fn shell(&self, words: &[&str]) -> anyhow::Result<()> {
         let printed = self.stage.ask(words)?;
         self.timeline.say(Actor::Shell, &format!("$ holdfast {}\n{printed}", words.join(" ")));
         Ok(())

@@ -127,7 +127,8 @@ fn snapshots(app: Uuid, row: &AppInstanceState, ground: &Ground) -> Missing {
             row.snapshots.get(id).ok_or_else(|| format!("I17: snapshot {id} is listed and unknown"))?;
         match &entry.state {
             SnapshotState::Available(instance) => {
-                let refused = ground.orders.rollbacks.iter().any(|order| order.snapshot == *id);
+                let refused = ground.orders.rollbacks.iter().any(|order| order.snapshot == *id)
+                    || ground.locals.aimed_at(*id);
                 ensure!(instance.error.is_none() || refused, "I17: snapshot {id}: {:?}", instance.error);
             }
             SnapshotState::Trimmed => {}
@@ -150,7 +151,19 @@ fn snapshots(app: Uuid, row: &AppInstanceState, ground: &Ground) -> Missing {
             state => return Err(format!("I17: snapshot {id} is listed and {state:?}")),
         }
     }
+    let is_over = row.last_local.as_ref().is_none_or(|outcome| !outcome.is_running);
+    ensure!(is_over, "L8: {:?} is not over", row.last_local);
     for (id, entry) in row.snapshots.iter().filter(|(id, _)| !listed.contains(id)) {
+        // Ordered on the node: nobody lists it.
+        let is_kept = match &entry.state {
+            // Also one whose deletion was cut off before it was taken in.
+            SnapshotState::Available(_) => true,
+            SnapshotState::Failed(instance) => ground.faults.has_impaired && instance.time_created.is_some(),
+            _ => false,
+        };
+        if entry.local && is_kept {
+            continue;
+        }
         // [003] D1: the data goes at the next moment the guest is down.
         // One that could not be deleted then is told with its error, and waits as well ([003] D2).
         let waits = match &entry.state {

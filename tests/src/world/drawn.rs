@@ -5,17 +5,19 @@
 //!     └──▶ faults of each kind, by a coin                                          reacts to failures ─▶ every snapshot rolled back to
 //! ```
 //!
-//! Seeds from `GUARD_SEEDS` on draw guards, tags and strangers as well (`meddling.rs`).
+//! Seeds from `GUARD_SEEDS` on draw guards, tags and strangers as well (`meddling.rs`), those from `LOCAL_SEEDS` on plans and
+//! orders on the node besides (`locals.rs`).
 //! Seeds that are multiples of four draw no faults; those that leave five of eight stop and start the application as well. Every moment up to where faults stop is a power cut, as everywhere.
 
 use std::collections::VecDeque;
 
 use holdfast_agents::runtime::{Entropy, SeededEntropy};
-use holdfast_types::SnapshotState;
+use holdfast_types::{LocalAction, SnapshotId, SnapshotState};
 
 use super::explore::{Bases, Depth, Failure, Outcome, Show, finish, settings_of, trace_of};
 use super::faults::{FaultKind, KINDS};
 use super::ground::locked;
+use super::locals::{LOCAL_SEEDS, operate};
 use super::meddling::{GUARD_SEEDS, meddle, open_up};
 use super::tap::Recorder;
 use super::workload::{APP, OPS, Op};
@@ -51,6 +53,7 @@ fn drawn(bases: &Bases, seed: u64, show: Show) -> Result<World, (Violation, Vec<
     let faults = SeededEntropy::new(seed.rotate_left(17) ^ 0x000F_A017);
     let has_faults = !seed.is_multiple_of(4);
     let (is_guarded, strange) = (seed >= GUARD_SEEDS, SeededEntropy::new(seed.rotate_left(29) ^ 0x57A6));
+    let (is_operated, local) = (seed >= LOCAL_SEEDS, SeededEntropy::new(seed.rotate_left(41) ^ 0x10CA));
     if has_faults && faults.next_u64().is_multiple_of(2) {
         base.ground.reserve_size_bytes = RESERVE_BYTES;
     }
@@ -71,6 +74,9 @@ fn drawn(bases: &Bases, seed: u64, show: Show) -> Result<World, (Violation, Vec<
                 for _ in 0..strange.next_u64() % 3 {
                     meddle(world, &strange);
                 }
+            }
+            if is_operated && !local.next_u64().is_multiple_of(3) {
+                operate(world, &local)?;
             }
             order(world, &chance)?;
             for _ in 0..chance.next_u64() % 60 {
@@ -172,41 +178,61 @@ fn afterwards(world: &mut World, is_guarded: bool) -> Result<(), Violation> {
     let mut waiting = VecDeque::from(available(world));
     let mut refused_in_a_row = 0;
     while let Some(id) = waiting.pop_front() {
-        if !locked(&world.ground).orders.names(id) {
-            continue;
-        }
-        world.order(|orders| {
-            orders.edit(|device| {
-                device.app(APP).roll_back(id);
-            });
-        });
-        locked(&world.ground).note(format_args!("the controller orders a rollback to {id}"));
-        let before = locked(&world.ground).past.get(&APP).map_or(0, |past| past.acted_counter);
-        world.settle()?;
-        let past = locked(&world.ground).past.get(&APP).cloned().unwrap_or_default();
-        let is_blocked = past.acted_counter <= before && refused_in_a_row < waiting.len();
-        if is_blocked && locked(&world.ground).storage.newer_snapshots_block() {
+        let Some(is_done) = roll_back_to(world, id)? else { continue };
+        let newer_block = locked(&world.ground).storage.newer_snapshots_block();
+        if !is_done && newer_block && refused_in_a_row < waiting.len() {
             // Of those cut in one operation, storage knows which came later.
             waiting.push_back(id);
             refused_in_a_row += 1;
             continue;
         }
         refused_in_a_row = 0;
-        if past.acted_counter <= before {
+        if !is_done {
             return Err(Violation {
                 what: format!("I4: snapshot {id} is available and was not rolled back to"),
             });
         }
-        if locked(&world.ground).storage.newer_snapshots_block() {
-            world.order(|orders| {
-                orders.edit(|device| {
-                    device.app(APP).drop_snapshot(id);
-                });
-            });
-            world.settle()?;
+        if newer_block {
+            give_up(world, id)?;
         }
     }
     Ok(())
+}
+
+/// By whoever knows of it: the controller, or somebody on the node. None: nobody does any more.
+fn roll_back_to(world: &mut World, id: SnapshotId) -> Result<Option<bool>, Violation> {
+    if !locked(&world.ground).orders.names(id) {
+        let is_local = locked(&world.ground).locals.made.contains(&id);
+        return match is_local {
+            true => world.do_locally(LocalAction::Rollback { snapshot: id }).map(Some),
+            false => Ok(None),
+        };
+    }
+    world.order(|orders| {
+        orders.edit(|device| {
+            device.app(APP).roll_back(id);
+        });
+    });
+    locked(&world.ground).note(format_args!("the controller orders a rollback to {id}"));
+    let acted = |world: &World| locked(&world.ground).past.get(&APP).map_or(0, |past| past.acted_counter);
+    let before = acted(world);
+    world.settle()?;
+    Ok(Some(acted(world) > before))
+}
+
+fn give_up(world: &mut World, id: SnapshotId) -> Result<(), Violation> {
+    if !locked(&world.ground).orders.names(id) {
+        return match world.do_locally(LocalAction::DeleteSnapshot { snapshot: id })? {
+            true => Ok(()),
+            false => Err(Violation { what: format!("L8: snapshot {id} cannot be given up on the node") }),
+        };
+    }
+    world.order(|orders| {
+        orders.edit(|device| {
+            device.app(APP).drop_snapshot(id);
+        });
+    });
+    world.settle()
 }
 
 /// Newest cut first: on ZFS a newer one stands in the way of an older one.

@@ -14,7 +14,7 @@
 //! with a second cut at every call of the recovery from each first one; then those of one operation with every single
 //! fault; beyond them workloads are drawn, one in sixteen with second cuts.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, LazyLock};
 
 use holdfast_persist::MemDisk;
@@ -24,6 +24,7 @@ pub use super::drawn::explore_seed;
 use super::explore_faults::explore_single_faults;
 use super::faults::Fired;
 use super::ground::{SharedGround, locked};
+use super::locals::LOCAL_SEEDS;
 use super::meddling::{GUARD_SEEDS, RAW_SEEDS};
 use super::tap::{CutPoint, Recorder};
 use super::workload::{ON_FILES, ON_RAW, ON_ZFS, Setting, Workload};
@@ -76,6 +77,8 @@ pub struct Outcome {
     /// Runs with a single fault that fired, or with a killed node.
     pub fault_runs: u64,
     pub fired: Fired,
+    /// Orders on the node that were done, by name.
+    pub done_locally: BTreeMap<&'static str, u64>,
 }
 
 impl Outcome {
@@ -87,6 +90,9 @@ impl Outcome {
     pub(super) fn count(&mut self, ground: &SharedGround) {
         for (kind, count) in locked(ground).faults.fired() {
             *self.fired.entry(kind).or_default() += count;
+        }
+        for (action, count) in &locked(ground).locals.done {
+            *self.done_locally.entry(action).or_default() += count;
         }
     }
 }
@@ -256,6 +262,8 @@ pub const ZFS_SEEDS: u64 = 1_000_000_000;
 /// What is deployed before the workload of this seed.
 pub fn settings_of(seed: u64) -> &'static [Setting] {
     match seed {
+        LOCAL_SEEDS.. if seed.is_multiple_of(3) => &ON_FILES,
+        LOCAL_SEEDS.. if seed % 3 == 1 => &ON_ZFS,
         RAW_SEEDS.. => &ON_RAW,
         GUARD_SEEDS.. if seed.is_multiple_of(3) => &ON_FILES,
         ZFS_SEEDS.. => &ON_ZFS,

@@ -21,6 +21,7 @@ use uuid::Uuid;
 
 use super::controller::{Orders, Sent};
 use super::faults::Faults;
+use super::locals::Locals;
 use super::storage::{Storage, identity};
 use super::strangers::Strangers;
 
@@ -55,8 +56,8 @@ pub struct Past {
     pub starts: u64,
     /// The version that the last rollback restored.
     pub restored: u64,
-    /// The rollback that runs: its operation, and where to.
-    rolling: Option<(OperationNumber, Phase, RollbackTarget)>,
+    /// The rollback that runs: its operation, where to, and whether it was ordered on the node.
+    rolling: Option<(OperationNumber, Phase, RollbackTarget, bool)>,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -64,6 +65,7 @@ pub struct Ground {
     pub orders: Orders,
     pub storage: Storage,
     pub strangers: Strangers,
+    pub locals: Locals,
     /// Rollbacks that have come to the volumes, by application.
     pub reverting: BTreeMap<Uuid, OperationNumber>,
     pub faults: Faults,
@@ -171,7 +173,7 @@ impl Ground {
         self.note(format_args!("volume {} goes", path.display()));
         let holder = self.promised.iter().find(|id| self.cuts[id].marks.contains_key(path)).copied();
         if let Some(id) = holder
-            && self.orders.names(id)
+            && (self.orders.names(id) || self.is_kept_locally(self.cuts[&id].app, id))
             && !self.reordered.contains(&id)
         {
             self.violated("I12", format_args!("{} goes, which snapshot {id} holds", path.display()));
@@ -228,9 +230,14 @@ impl Ground {
         volume_path: &dyn Fn(&holdfast_types::VolumeKey) -> PathBuf,
         answers: &dyn Fn() -> Vec<Arc<VolumesSnapshotStatus>>,
     ) {
-        let running = row.operation.as_ref().and_then(|op| Some((op.number, op.phase, op.rollback.clone()?)));
+        let running = row
+            .operation
+            .as_ref()
+            .and_then(|op| Some((op.number, op.phase, op.rollback.clone()?, op.local.is_some())));
         let past = self.past.entry(app).or_default();
-        let Some((number, phase, target)) = std::mem::replace(&mut past.rolling, running) else { return };
+        let Some((number, phase, target, is_local)) = std::mem::replace(&mut past.rolling, running) else {
+            return;
+        };
         let is_running = row.operation.as_ref().is_some_and(|operation| operation.number == number);
         if is_running || phase != Phase::RevertingVolumes {
             return;
@@ -241,9 +248,17 @@ impl Ground {
         let ordered = self.orders.rollbacks.iter().any(|order| {
             order.app == app && order.counter == target.counter && order.snapshot == target.snapshot
         });
-        let failure = failure_of(row, number, &target, &answers());
+        let failure =
+            match row.last_local.as_ref().filter(|outcome| is_local && outcome.operation == Some(number)) {
+                // It has an outcome of its own.
+                Some(outcome) => outcome.error.as_ref().map(|error| error.summary.clone()),
+                None => failure_of(row, number, &target, &answers()),
+            };
         let past = self.past.entry(app).or_default();
-        let acted = std::mem::replace(&mut past.acted_counter, target.counter);
+        let acted = past.acted_counter;
+        if !is_local {
+            past.acted_counter = target.counter;
+        }
         match failure {
             None => {
                 (past.version, past.restored) = (cut.version, cut.version);
@@ -268,6 +283,10 @@ impl Ground {
                     );
                 }
             }
+        }
+        if is_local {
+            // By whom, and that it was once: `locals.rs`. The controller's counter is not used up by it.
+            return;
         }
         if !ordered || target.counter <= acted {
             self.violated(
@@ -333,7 +352,8 @@ impl Ground {
             return;
         }
         let is_excused = self.reordered.contains(&id) || entry.is_some_and(|entry| entry.trimmed);
-        if self.orders.names(id) && !is_excused {
+        let is_kept = self.is_kept_locally(row.app.0, id);
+        if (self.orders.names(id) && !self.locals.given_up.contains(&id) || is_kept) && !is_excused {
             let state = entry.map(|entry| &entry.state);
             self.violated("I3", format_args!("snapshot {id} was available and is {state:?}"));
         }

@@ -28,6 +28,7 @@ pub mod explore_faults;
 pub mod faults;
 pub mod ground;
 pub mod guests;
+pub mod locals;
 pub mod meddling;
 pub mod storage;
 pub mod strangers;
@@ -49,8 +50,8 @@ use holdfast_agents::zedmanager::LocalOrder;
 use holdfast_persist::mem_disk::{Fate, MemDisk};
 use holdfast_persist::{Disk, PersistLayout};
 use holdfast_types::{
-    AppId, AppInstanceConfig, AppInstanceState, DeviceId, EffectiveGuard, LocalAppSettings, LocalAsk,
-    LocalChange, Topic, VolumesSnapshotStatus, effective, error_chain,
+    AppId, AppInstanceConfig, AppInstanceState, AppPlan, DeviceId, EffectiveGuard, LocalAppSettings,
+    LocalAsk, LocalChange, Topic, VolumesSnapshotStatus, effective, error_chain,
 };
 use uuid::Uuid;
 
@@ -459,7 +460,14 @@ impl World {
                 let storage = ground.storage;
                 ground.row_changed(row, &|key| storage.path(&self.layout, key), &answers);
                 ground.rollback_enters(row, || self.guard_of(row.app));
+                ground.local_order_moves(row);
             }
+        }
+        for gone in self.rows_seen.iter().filter(|seen| !rows.iter().any(|row| row.app == seen.app)) {
+            ground.local_orders_end(gone.app.0);
+        }
+        for answer in self.services.bus.rows::<AppPlan>() {
+            ground.local_order_confirmed(&answer);
         }
         self.rows_seen = rows;
         match ground.violations.first() {
