@@ -25,6 +25,7 @@ use std::time::{Duration, Instant};
 use holdfast_agents::domainmgr::simulated_vmm::SimulatedVmm;
 use holdfast_agents::settings::ZfsChoice;
 use holdfast_agents::wire::info::{ZInfoApp, ZInfoSnapshot};
+use holdfast_types::{LocalAction, LocalAsk, LocalOutcome, Plan, PlanAnswer};
 use tempfile::TempDir;
 use uuid::Uuid;
 
@@ -454,6 +455,43 @@ impl Story {
         let core = self.controller.core();
         let device = core.device(DEVICE).expect("known");
         device.app(APP).map(|app| app.app_version.clone()).unwrap_or_default()
+    }
+
+    /// Asks as somebody on the node does ([000] L8), and waits for the answer.
+    pub fn ask(&self, what: LocalAsk) -> PlanAnswer {
+        let running = self.running.as_ref().expect("running");
+        let number = running.ask(APP, what);
+        self.until("an answer to somebody on the node", || running.answer(APP, number).is_some());
+        running.answer(APP, number).expect("just seen")
+    }
+
+    pub fn plan(&self, action: LocalAction) -> Plan {
+        match self.ask(LocalAsk::Plan(action)) {
+            PlanAnswer::Planned(plan) => *plan,
+            other => panic!("no plan: {other:?}"),
+        }
+    }
+
+    /// Agrees to the plan as it is now; panics where it would be refused.
+    pub fn order(&self, action: LocalAction) -> LocalOutcome {
+        let plan = self.plan(action);
+        let digest = plan.digest.unwrap_or_else(|| panic!("refused: {:?}", plan.refusal));
+        match self.ask(LocalAsk::Do { action, digest }) {
+            PlanAnswer::TakenIn { outcome, before: false } => outcome,
+            other => panic!("not taken in: {other:?}"),
+        }
+    }
+
+    /// Whoever asks again with the same digest is told, in the end that it was done.
+    pub fn expect_done(&self, order: &LocalOutcome) {
+        let again = LocalAsk::Do { action: order.action, digest: order.digest.clone() };
+        self.until(&format!("{} to be over", order.action), || match self.ask(again.clone()) {
+            PlanAnswer::TakenIn { outcome, before: true } => {
+                assert_eq!((outcome.operation, &outcome.error), (order.operation, &None));
+                !outcome.is_running
+            }
+            other => panic!("{other:?}"),
+        });
     }
 
     /// The guest is not started again for a while, and the version stays.

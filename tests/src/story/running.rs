@@ -2,18 +2,21 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use holdfast_agents::domainmgr;
 use holdfast_agents::domainmgr::simulated_vmm::SimulatedVmm;
-use holdfast_agents::node::agents::{AgentSettings, Seams, agents};
+use holdfast_agents::node::agents::{AgentSettings, LocalOrders, Seams, agents_and_orders};
 use holdfast_agents::node::storage;
 use holdfast_agents::runtime::{RunningNode, Services};
 use holdfast_agents::settings::ZfsChoice;
 use holdfast_agents::volumemgr::fetcher::HttpFetcher;
 use holdfast_agents::wire::link::HttpLink;
+use holdfast_agents::zedmanager::LocalOrder;
 use holdfast_persist::{PersistLayout, RealDisk};
-use holdfast_types::DeviceId;
+use holdfast_pubsub::Bus;
+use holdfast_types::{AppId, AppPlan, DeviceId, LocalAsk, PlanAnswer};
 use holdfast_volumehandlers::qcow2::QemuImg;
 use tokio::runtime::Runtime;
 use uuid::Uuid;
@@ -38,6 +41,9 @@ pub struct Told {
 pub struct Running {
     runtime: Runtime,
     node: RunningNode,
+    bus: Bus,
+    orders: LocalOrders,
+    asked: AtomicU64,
 }
 
 impl Running {
@@ -55,7 +61,7 @@ impl Running {
             .enable_all()
             .build()
             .expect("threads for a node");
-        let node = runtime.block_on(async {
+        let (node, bus, orders) = runtime.block_on(async {
             let services = services(persist, told.read_only);
             let seams = Seams {
                 controller: Arc::new(HttpLink::new(controller, device).expect("the simulator's address")),
@@ -70,16 +76,30 @@ impl Running {
                 ..domainmgr::Settings::default()
             };
             let settings = AgentSettings { device: DeviceId(device), poll_interval: POLL_INTERVAL, domains };
-            let node = agents(&services, &seams, &settings).start().expect("every topic has one owner");
+            let bus = services.bus.clone();
+            let (builder, orders) = agents_and_orders(&services, &seams, &settings);
+            let node = builder.start().expect("every topic has one owner");
             tokio::time::timeout(START_AT_MOST, node.synced()).await.expect("synced in time");
-            node
+            (node, bus, orders)
         });
-        Running { runtime, node }
+        Running { runtime, node, bus, orders, asked: AtomicU64::new(0) }
+    }
+
+    /// Asks as somebody on the node does; the answer comes with [`Running::answer`].
+    pub fn ask(&self, app: Uuid, what: LocalAsk) -> u64 {
+        let number = self.asked.fetch_add(1, Ordering::SeqCst) + 1;
+        assert!(self.orders.give(LocalOrder { app: AppId(app), number, what }), "zedmanager is there");
+        number
+    }
+
+    pub fn answer(&self, app: Uuid, number: u64) -> Option<PlanAnswer> {
+        let answer = self.bus.get::<AppPlan>(&AppId(app))?;
+        (answer.number == number).then(|| answer.answer.clone())
     }
 
     /// As at SIGTERM: what runs is finished or parked, guests go on.
     pub fn stop(self) {
-        let Running { runtime, node } = self;
+        let Running { runtime, node, .. } = self;
         runtime.block_on(node.stop(STOP_GRACE));
         runtime.shutdown_timeout(STOP_GRACE);
     }

@@ -9,6 +9,7 @@ mod deletion;
 mod full_disk;
 mod maximum;
 mod node;
+mod orders;
 mod pool;
 mod raw;
 mod rollback;

@@ -476,3 +476,56 @@ fn what_snapshots_take_on_storage_is_counted() {
     assert!(node.volume(key(1, 0)).expect("a status").allocated_bytes >= before);
     assert!(!node.bench.jobs().iter().any(|job| matches!(job, VolumeJob::Check(_))));
 }
+
+/// [000] L8: needed and free, by volume, before any guest is stopped.
+#[test]
+fn a_preflight_tells_the_space_and_refuses_too_little_by_volume_and_bytes() {
+    let mut node = snapshotted();
+    let mut ask = |action, operation: u64, free_bytes: u64| -> SnapshotPreflightStatus {
+        leave_free(&node, free_bytes);
+        node.bench.publish(SnapshotPreflightConfig {
+            snapshot: if action == Create { snapshot(2) } else { snapshot(1) },
+            app: app(1),
+            action,
+            volumes: both(),
+            operation: OperationNumber(operation),
+            leaving: Vec::new(),
+        });
+        node.settle();
+        let asked = if action == Create { snapshot(2) } else { snapshot(1) };
+        let answer = node.bench.row(&asked).expect("an answer");
+        node.bench.unpublish::<SnapshotPreflightConfig>(&asked);
+        answer
+    };
+    let roomy = ask(Create, 2, 1 << 30);
+    assert_eq!((roomy.refusal, roomy.space.len()), (None, 2));
+    let needed = roomy.space[&volume(1)].needed_bytes;
+    let back = ask(Rollback, 3, 1 << 30);
+    assert_eq!(back.space[&volume(1)].needed_bytes, 2 * needed, "the safety snapshot comes first");
+
+    for (action, operation) in [(Create, 4), (Rollback, 6)] {
+        let nearly_nothing = ask(action, operation, 1000);
+        let refusal = nearly_nothing.refusal.expect("refused");
+        for n in BOTH {
+            assert!(refusal.summary.contains(&volume(n).to_string()), "{refusal}");
+        }
+        assert!(refusal.summary.contains("bytes of free space"), "{refusal}");
+        assert!(refusal.summary.contains("1000 are free"), "{refusal}");
+    }
+    // Each fits, and both do not.
+    let crowded = ask(Create, 8, needed + needed / 2);
+    let refusal = crowded.refusal.expect("refused");
+    assert!(refusal.summary.contains(&format!("all volumes together {}", 2 * needed)), "{refusal}");
+    assert_eq!(ask(Create, 9, 2 * needed).refusal, None);
+
+    let freeing = ask(Delete, 10, 0);
+    assert_eq!(freeing.refusal, None, "a full disk can always be freed");
+    assert!(freeing.space.values().all(|space| space.needed_bytes == 0) && freeing.space.len() == 2);
+}
+
+fn leave_free(node: &Node, free_bytes: u64) {
+    const ROOMY_BYTES: u64 = 1 << 40;
+    node.bench.disk.set_capacity(ROOMY_BYTES);
+    let space = node.bench.disk.space(Path::new("/persist")).expect("measured");
+    node.bench.disk.set_capacity(ROOMY_BYTES - space.free_bytes + free_bytes);
+}
