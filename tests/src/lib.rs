@@ -1,6 +1,7 @@
 //! What the tests of Holdfast are made of.
 
 pub mod controller;
+pub mod decision;
 pub mod demo;
 mod expectation;
 pub mod guest;

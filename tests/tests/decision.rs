@@ -11,6 +11,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+use holdfast_tests::decision::{self, BLOCKERS, Expected, Put, Put::*, STATES, expected};
 use holdfast_tests::world::ground::locked;
 use holdfast_tests::world::storage::{devices, raw_tool};
 use holdfast_tests::world::tap::{CutPoint, Recorder, volume_files};
@@ -18,41 +19,6 @@ use holdfast_tests::world::workload::{APP, ON_FILES, ON_ZFS, Op, Setting, snapsh
 use holdfast_tests::world::{Schedule, Survival, World};
 use holdfast_types::*;
 use holdfast_volumehandlers::testing::FakeImage;
-
-const STATES: [&str; 6] = ["started", "stopped", "disabled", "ignored", "", "paused"];
-
-/// One thing that is put in the way; the volume's number.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Put {
-    /// The application has a newer snapshot, on both volumes.
-    Managed,
-    Unmanaged(u8),
-    /// Of the target.
-    Clone(u8),
-    /// On the newest snapshot there is.
-    Hold(u8),
-    /// A bookmark of a newer snapshot that is gone: the kind that this node cannot name.
-    Unknown(u8),
-}
-
-use Put::*;
-
-/// Holds are on newer snapshots, so there is none without one of those.
-const BLOCKERS: [(&str, &[Put]); 13] = [
-    ("none", &[]),
-    ("managed", &[Managed]),
-    ("unmanaged", &[Unmanaged(2)]),
-    ("unmanaged on both volumes", &[Unmanaged(1), Unmanaged(1), Unmanaged(2)]),
-    ("clone", &[Clone(1)]),
-    ("hold on unmanaged", &[Unmanaged(1), Hold(1)]),
-    ("hold on managed", &[Managed, Hold(2)]),
-    ("unknown", &[Unknown(1)]),
-    ("unknown and unmanaged", &[Unknown(1), Unmanaged(2)]),
-    ("managed and unmanaged", &[Managed, Unmanaged(2)]),
-    ("unmanaged and clone", &[Unmanaged(2), Clone(1)]),
-    ("unmanaged on one, held on the other", &[Unmanaged(1), Unmanaged(2), Hold(2)]),
-    ("all of them", &[Managed, Unmanaged(1), Unmanaged(2), Clone(1), Hold(1), Unknown(2)]),
-];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Backend {
@@ -79,27 +45,6 @@ impl Backend {
     /// Neither clones nor holds nor bookmarks are known to an image.
     fn takes(self, puts: &[Put]) -> bool {
         self == Backend::Zvol || !puts.iter().any(|put| matches!(put, Clone(_) | Hold(_) | Unknown(_)))
-    }
-}
-
-#[derive(Debug, PartialEq, Eq)]
-enum Expected {
-    /// Before anything is looked at: there is no operation.
-    Refused,
-    /// By the check, before the guest is stopped.
-    Blocked,
-    Done,
-}
-
-/// The seed's flow chart, a second time.
-fn expected(state: &str, puts: &[Put], has_tag: bool, backend: Backend) -> Expected {
-    let firm = puts.iter().any(|put| matches!(put, Managed | Clone(_) | Hold(_) | Unknown(_)));
-    match state {
-        "ignored" | "" if backend == Backend::Qcow2 || puts.is_empty() => Expected::Done,
-        "ignored" | "" if firm => Expected::Blocked,
-        "ignored" | "" if has_tag => Expected::Done,
-        "ignored" | "" => Expected::Blocked,
-        _ => Expected::Refused,
     }
 }
 
@@ -197,7 +142,7 @@ fn decide(base: &CutPoint, backend: Backend, state: &str, puts: &[Put], has_tag:
     let guest_starts = locked(&world.ground).past[&APP].starts - starts;
     let operations = after.1.last_operation.0 - before.1.last_operation.0;
     let failure = after.1.last_failure.as_ref().map(|failure| failure.error.summary.clone());
-    let outcome = match expected(state, puts, has_tag, backend) {
+    let outcome = match expected(state, puts, has_tag, backend == Backend::Zvol) {
         Expected::Done => {
             assert_eq!((failure, guest_starts), (None, 1), "{case}");
             let gone: BTreeSet<String> = names(&before.0).difference(&names(&after.0)).cloned().collect();
@@ -208,28 +153,15 @@ fn decide(base: &CutPoint, backend: Backend, state: &str, puts: &[Put], has_tag:
             };
             assert_eq!(gone.len(), agreed, "{case}: {gone:?}");
             assert!(gone.iter().all(|one| one.contains("daily-")), "{case}: {gone:?}");
-            let gone: Vec<String> = gone.into_iter().collect();
-            if gone.is_empty() {
-                "done; nothing is destroyed".to_owned()
-            } else {
-                format!("done; destroyed: {}", gone.join(", "))
-            }
+            decision::done(&gone.into_iter().collect::<Vec<_>>())
         }
         refusal => {
             // I16, I7, and no downtime.
             assert!(before.0 == after.0, "{case}: storage was changed");
             assert_eq!(guest_starts, 0, "{case}");
             let text = failure.unwrap_or_else(|| panic!("{case}: nothing was told"));
-            match refusal {
-                Expected::Refused => {
-                    assert_eq!(operations, 0, "{case}");
-                    format!("refused before anything is looked at\n  {text}")
-                }
-                _ => {
-                    assert_eq!(operations, 1, "{case}");
-                    format!("blocked by the check\n  {text}")
-                }
-            }
+            assert_eq!(operations, u64::from(refusal == Expected::Blocked), "{case}");
+            decision::refused(refusal, &text)
         }
     };
     let reminder = locked(&world.ground).orders.reports.get(&APP.to_string()).map(|report| {
@@ -240,14 +172,13 @@ fn decide(base: &CutPoint, backend: Backend, state: &str, puts: &[Put], has_tag:
 }
 
 /// Compares with the file of this name, or writes it if `UPDATE_GOLDEN` is set.
-fn expect(name: &str, text: &str) {
-    let file = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("golden/decision").join(name);
+fn expect(file: &Path, text: &str) {
     if std::env::var_os("UPDATE_GOLDEN").is_some() {
         std::fs::create_dir_all(file.parent().expect("a directory")).expect("it can be made");
-        std::fs::write(&file, text).expect("the table can be written");
+        std::fs::write(file, text).expect("the table can be written");
         return;
     }
-    let golden = std::fs::read_to_string(&file).unwrap_or_default();
+    let golden = std::fs::read_to_string(file).unwrap_or_default();
     assert!(
         golden == text,
         "{} differs (UPDATE_GOLDEN=1 writes it anew)\n--- expected\n{golden}\n--- decided\n{text}",
@@ -263,12 +194,10 @@ fn table(backend: Backend) {
             for has_tag in [false, true] {
                 let base = &bases[usize::from(puts.contains(&Managed))];
                 let outcome = decide(base, backend, state, puts, has_tag);
-                let tag = if has_tag { "force_rollback" } else { "no tag" };
-                text.push_str(&format!("in the way: {name}; {tag}\n  {outcome}\n\n"));
+                text.push_str(&decision::entry(&decision::title(name, has_tag), &outcome));
             }
         }
-        let state = if state.is_empty() { "not-set" } else { state };
-        expect(&format!("{}-{state}.txt", backend.name()), &text);
+        expect(&decision::golden_file(backend.name(), state), &text);
     }
 }
 

@@ -53,6 +53,17 @@ impl PoolDisk {
         snapshots(device)
     }
 
+    /// Name of a dataset beside the node's.
+    pub fn beside(&self, name: &str) -> String {
+        format!("{}/{name}", self.dataset)
+    }
+
+    /// All there is of datasets, snapshots and bookmarks, with who they are and how many hold them; a line each.
+    pub fn listed(&self) -> String {
+        let words = ["list", "-H", "-r", "-t", "all", "-o", "name,guid,userrefs", &self.dataset];
+        zfs(&words).expect("the pool can be listed")
+    }
+
     /// From now on volumes may take what they take, and no more; or as much as the pool has.
     pub fn limit_volumes(&self, limited: bool) {
         let vault = format!("{}/vault", self.dataset);

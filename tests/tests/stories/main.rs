@@ -12,5 +12,6 @@ mod node;
 mod orders;
 mod pool;
 mod raw;
+mod pool_decision;
 mod rollback;
 mod trouble;
