@@ -5,6 +5,8 @@
 //!   state × what stands in the way × tag × backend ──▶ a node, its controller, strangers ──▶ outcome, text ──▶ tests/golden/decision/
 //! ```
 //!
+//! And what was decided holds: against whatever comes in between, any number of times over, and wherever the power goes.
+//!
 //! A refusal leaves storage as it was (I16) and stops no guest; what goes on destroys what it says, and nothing else (I7).
 //! `UPDATE_GOLDEN=1` writes the files anew.
 
@@ -12,6 +14,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use holdfast_tests::decision::{self, BLOCKERS, Expected, Put, Put::*, STATES, expected};
+use holdfast_tests::world::controller::Orders;
 use holdfast_tests::world::ground::locked;
 use holdfast_tests::world::storage::{devices, raw_tool};
 use holdfast_tests::world::tap::{CutPoint, Recorder, volume_files};
@@ -210,4 +213,112 @@ fn the_table_on_zfs_volumes() {
 #[test]
 fn the_table_on_images() {
     table(Backend::Qcow2);
+}
+
+/// Strangers' snapshots on both volumes, and an order that agrees to their loss.
+fn agreed() -> World {
+    let mut world = boot(&base(Backend::Zvol, false));
+    [Unmanaged(1), Unmanaged(1), Unmanaged(2)]
+        .into_iter()
+        .for_each(|one| put(&mut world, Backend::Zvol, one));
+    world.order(order_with_tag);
+    world
+}
+
+fn order_with_tag(orders: &mut Orders) {
+    orders.edit(|device| {
+        device.app(APP).untag(FORCE_ROLLBACK).tag(FORCE_ROLLBACK).roll_back(snapshot(1));
+    });
+}
+
+/// What a rollback comes to, beside the content, which the reference model compares.
+fn end_of(mut world: World, case: &str) -> (BTreeSet<String>, Option<DoneRollback>) {
+    world.settle().unwrap_or_else(|violation| panic!("{case}: {}", violation.what));
+    let row = row(&world);
+    assert_eq!((row.operation, row.last_failure), (None, None), "{case}");
+    assert!(world.rows::<SnapshotIntent>().is_empty(), "{case}: an intent is left");
+    (names(&storage(&world)), row.last_rollback)
+}
+
+/// [000] L7, I5: also where only the answer was lost, and everything had been done.
+#[test]
+fn an_agreed_rollback_ends_the_same_wherever_it_is_cut_or_killed() {
+    let mut whole = agreed();
+    whole.tap.record(Recorder::All(vec![whole.moment()]));
+    whole.settle().expect("it goes through");
+    let Recorder::All(points) = whole.tap.taken() else { panic!("it was recorded") };
+    let end = end_of(whole, "without a cut");
+    assert!(end.0.iter().all(|name| !name.contains("daily-")), "{end:?}");
+    assert!(end.1.as_ref().is_some_and(|done| !done.consent.is_empty()), "{end:?}");
+    assert!(points.len() > 20, "{} moments", points.len());
+    for point in &points {
+        for survival in [Survival::Lost, Survival::Kept, Survival::Coin(point.call)] {
+            let case = format!("cut before call {}: {}; {survival:?}", point.call, point.what);
+            let world = World::after_cut(point, survival, Recorder::Off, Schedule::Fixed);
+            assert_eq!(end_of(world.expect("it comes up"), &case), end, "{case}");
+        }
+        let case = format!("killed before call {}: {}", point.call, point.what);
+        let world = World::after_kill(point, Recorder::Off, Schedule::Fixed);
+        assert_eq!(end_of(world.expect("it comes up"), &case), end, "{case}");
+    }
+}
+
+/// [004] M1 for a whole application: the second and the third time there is nothing left to destroy.
+#[test]
+fn an_agreed_rollback_can_be_ordered_three_times() {
+    let mut world = agreed();
+    world.settle().expect("it goes through");
+    let end = names(&storage(&world));
+    for number in [2, 3] {
+        world.order(order_with_tag);
+        world.settle().expect("it goes through again");
+        let row = row(&world);
+        assert_eq!((row.rollback_counter, row.last_failure), (number, None));
+        assert!(row.last_rollback.is_some_and(|done| done.consent.is_empty()));
+        assert_eq!(names(&storage(&world)), end);
+    }
+}
+
+/// L7: what was not seen by the check is destroyed by nobody. Once storage has been asked to do it, it comes too late.
+#[test]
+fn what_comes_between_the_check_and_the_deed_stops_it() {
+    let base = base(Backend::Zvol, false);
+    let (mut agreed, mut stopped, mut too_late) = (0, 0, 0);
+    for steps in 0.. {
+        let mut world = boot(&base);
+        put(&mut world, Backend::Zvol, Unmanaged(1));
+        world.order(order_with_tag);
+        for _ in 0..steps {
+            let _ = world.step().expect("nothing is broken") || world.pass_time();
+        }
+        let is_over = row(&world).last_rollback.is_some();
+        let late = world.stranger_snapshots(&place(&world, Backend::Zvol, 2));
+        world.settle().unwrap_or_else(|violation| panic!("after {steps} steps: {}", violation.what));
+        let (row, left) = (row(&world), names(&storage(&world)));
+        let is_left = |name: &str| left.iter().any(|one| one.ends_with(name));
+        let consent = row.last_rollback.map(|done| done.consent).unwrap_or_default();
+        match row.last_failure {
+            Some(failure) => {
+                assert!(failure.error.summary.contains(&late), "after {steps} steps: {failure:?}");
+                assert!(is_left(&late) && is_left("daily-1"), "after {steps} steps: {left:?}");
+                stopped += 1;
+            }
+            // The check saw it: then it was agreed to.
+            None if consent.volumes.values().flatten().any(|one| one.name == late) => {
+                assert!(!is_left(&late), "after {steps} steps: {left:?}");
+                agreed += 1;
+            }
+            None => {
+                assert!(is_left(&late) && !is_left("daily-1"), "after {steps} steps: {left:?}");
+                too_late += 1;
+            }
+        }
+        if is_over {
+            break;
+        }
+    }
+    assert!(
+        agreed > 0 && stopped > 0 && too_late > 0,
+        "{agreed} agreed, {stopped} stopped, {too_late} too late"
+    );
 }

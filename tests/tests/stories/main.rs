@@ -11,7 +11,7 @@ mod maximum;
 mod node;
 mod orders;
 mod pool;
-mod raw;
 mod pool_decision;
+mod raw;
 mod rollback;
 mod trouble;
