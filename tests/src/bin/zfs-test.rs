@@ -17,12 +17,14 @@ use holdfast_tests::zfs_guest::ZfsGuest;
 use holdfast_tests::zfs_guest::trial::Trial;
 
 /// Test targets that mean something on ZFS, and what goes to each; the longest first. What tests fakes needs no guest.
-const TRIALS: [(&str, &str); 5] = [
+const TRIALS: [(&str, &str); 6] = [
     // ZFS volumes by each way to speak to ZFS.
     ("zvol_real", "zfs_command"),
     ("zvol_real", "--skip the_fake --skip zfs_command"),
     // Whole nodes. One story after the other: beside each other they keep devices from appearing in time.
     ("stories", "pool:: --test-threads=1"),
+    // What stands in the way of a rollback, case by case.
+    ("stories", "pool_decision:: --test-threads=1"),
     // The qcow2 suite with its images on a ZFS file system.
     ("conformance", "--skip the_fake"),
     // Pools of their own, which they bring into trouble.

@@ -20,16 +20,11 @@ struct Strangers {
     take_away: Vec<(PathBuf, Vec<String>)>,
 }
 
-/// What a refusal must not change: all that ZFS lists, and all that the volumes hold.
-#[derive(PartialEq, Eq)]
-struct Stored {
-    listed: String,
-    volumes: Vec<Vec<u8>>,
-}
-
 struct Table {
     story: Story,
     devices: [PathBuf; 2],
+    /// All that they hold, which a refusal must not change.
+    content: [Vec<u8>; 2],
 }
 
 impl Table {
@@ -37,7 +32,8 @@ impl Table {
     fn begin() -> Option<Table> {
         let story = Story::begin_on_pool(ZfsChoice::Auto)?.with_app();
         let devices = [story.image(IMAGE, 1), story.image(DATA, 1)];
-        let table = Table { story, devices };
+        let content = read(&devices);
+        let table = Table { story, devices, content };
         table.snapshot_now(1);
         Some(table)
     }
@@ -73,9 +69,8 @@ impl Table {
         row
     }
 
-    fn stored(&self) -> Stored {
-        let read = |device: &PathBuf| fs::read(device).expect("the device can be read");
-        Stored { listed: self.pool().listed(), volumes: self.devices.iter().map(read).collect() }
+    fn expect_content_untouched(&self, case: &str) {
+        assert!(read(&self.devices) == self.content, "{case}: content was changed");
     }
 
     fn put(&self, put: Put, strangers: &mut Strangers) {
@@ -126,12 +121,12 @@ impl Table {
     }
 
     /// One case from the order to the end, as it stands in the golden file.
-    fn decide(&self, state: &str, puts: &[Put], has_tag: bool) -> String {
+    fn decide(&mut self, state: &str, puts: &[Put], has_tag: bool) -> String {
         let case = format!("{state:?} {puts:?} {has_tag}");
         let mut strangers = Strangers::default();
         puts.iter().for_each(|put| self.put(*put, &mut strangers));
         let expected = expected(state, puts, has_tag, true);
-        let (before, row_before) = (self.stored(), self.row());
+        let (listed, row_before) = (self.pool().listed(), self.row());
         let starts = self.story.guest_starts();
         let row = self.settled(|device| {
             let app = device.app(APP).ha_state(state).untag(FORCE_ROLLBACK).roll_back(snapshot(1));
@@ -145,14 +140,18 @@ impl Table {
             self.story.until("the guest", || self.story.guest_starts() == starts + 1);
             self.story.expect_content(DATA, 1, b'a');
             let after = self.pool().listed();
-            let gone = before.listed.lines().filter(|line| !after.contains(*line));
+            let gone = listed.lines().filter(|line| !after.contains(*line));
             let gone: Vec<String> = gone.filter_map(strangers_snapshot).collect();
             self.story.expect_running("1");
             self.story.guest_writes(DATA, 1, b'b');
+            self.content = read(&self.devices);
             decision::done(&gone)
         } else {
             let text = failure.unwrap_or_else(|| panic!("{case}: nothing was told"));
-            assert!(self.stored() == before, "{case}: storage was changed");
+            assert_eq!(self.pool().listed(), listed, "{case}");
+            if expected == Expected::Blocked {
+                self.expect_content_untouched(&case);
+            }
             assert_eq!(self.story.guest_starts(), starts, "{case}: the guest was left alone");
             assert_eq!(operations, u64::from(expected == Expected::Blocked), "{case}");
             decision::refused(expected, &text.replace(&self.pool().beside(""), "persist/"))
@@ -162,7 +161,7 @@ impl Table {
     }
 
     /// All cases of these blockers come out as the golden files say.
-    fn expect_golden(&self, has_newer: bool) {
+    fn expect_golden(mut self, has_newer: bool) {
         for state in STATES {
             let golden = without_times(decision::golden_of_zvols(state));
             for (name, puts) in BLOCKERS.into_iter().filter(|(_, puts)| puts.contains(&Managed) == has_newer)
@@ -173,8 +172,13 @@ impl Table {
                     assert!(golden.contains(&entry), "not in the table of {state:?}:\n{entry}");
                 }
             }
+            self.expect_content_untouched(state);
         }
     }
+}
+
+fn read(devices: &[PathBuf; 2]) -> [Vec<u8>; 2] {
+    devices.each_ref().map(|device| fs::read(device).expect("the device can be read"))
 }
 
 /// `<pool>/…/<volume>.<generation>@daily-1 …` as the table tells it; None of what is no stranger's snapshot.
