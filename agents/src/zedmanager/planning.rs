@@ -114,8 +114,8 @@ fn ready<'a>(
     }
     if let Some(operation) = &state.operation {
         return Err(format!(
-            "operation {} ({:?}, {:?}) of app:{app} is not over: ask again when it is",
-            operation.number, operation.kind, operation.phase
+            "operation {} of app:{app} is not over (holdfast operations): ask again when it is",
+            operation.number
         ));
     }
     let received =
@@ -259,10 +259,7 @@ impl Draft {
                 names.join(", ")
             ));
         }
-        // One that is read-only is only looked for, and needs nothing.
-        let is_reverted = |key: &&VolumeKey| self.plan.space.contains_key(&key.volume);
-        let reverted: Vec<VolumeKey> = operation.volumes.iter().filter(is_reverted).copied().collect();
-        for key in reverted {
+        for key in self.changed(&operation.volumes) {
             self.step(format!("revert volume {key} to snapshot {snapshot}"));
         }
         let next = operation.next.as_ref().map(AppInstanceConfig::version).unwrap_or_default().to_owned();
@@ -298,9 +295,9 @@ impl Draft {
         self.stop_the_guest(state, applied, OperationKind::Snapshot);
         self.delete_what_is_due(state);
         for id in &given_up {
-            self.step(format!("give up snapshot {id}: {maximum} are the maximum"));
+            self.step(format!("give up snapshot {id}, because the maximum is {maximum}"));
         }
-        for key in &operation.volumes {
+        for key in self.changed(&operation.volumes) {
             self.step(format!("cut snapshot {snapshot} of volume {key}"));
         }
         self.start_the_guest(Some(applied));
@@ -331,6 +328,11 @@ impl Draft {
         }
         self.step("delete its records, when storage has let go of it");
         self.agreed(state, applied.version(), &BTreeSet::new(), |local| How::GiveUp(snapshot, local))
+    }
+
+    /// One that is read-only is only looked for, and needs nothing.
+    fn changed(&self, volumes: &[VolumeKey]) -> Vec<VolumeKey> {
+        volumes.iter().filter(|key| self.plan.space.contains_key(&key.volume)).copied().collect()
     }
 
     fn stop_the_guest(&mut self, state: &AppInstanceState, applied: &AppInstanceConfig, kind: OperationKind) {

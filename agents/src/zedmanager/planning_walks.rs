@@ -314,7 +314,7 @@ fn a_local_snapshot_stays_though_it_is_not_listed_and_counts_in_the_maximum() {
 
     let plan = story.plan(LocalAction::CreateSnapshot);
     assert!(matches!(plan.downtime, Downtime::Last { .. }), "{:?}", plan.downtime);
-    let goes = format!("give up snapshot {}: 2 are the maximum", snapshot_id(1));
+    let goes = format!("give up snapshot {}, because the maximum is 2", snapshot_id(1));
     assert!(plan.steps.contains(&goes), "{:?}", plan.steps);
     story.agree(LocalAction::CreateSnapshot);
     story.run();
@@ -449,4 +449,64 @@ fn an_order_about_nothing_is_refused_with_its_reason() {
         let why = story.plan(action).refusal.expect("refused");
         assert!(why.contains(reason), "{action:?}: {why}");
     }
+}
+
+// ---- full texts ---------------------------------------------------------------------------------------------------
+
+/// Every kind of plan as a person reads it, in one file (`UPDATE_GOLDEN=1` writes it anew).
+#[test]
+#[allow(clippy::disallowed_methods, reason = "the golden file is a real one")]
+fn plans_read_as_they_should() {
+    let mut texts = String::new();
+    let mut tell = |title: &str, story: &mut Story, action: LocalAction| {
+        let plan = story.plan(action);
+        let document = crate::api::describe::plan(&crate::api::View::default(), app_id(), &plan);
+        texts.push_str(&format!("## {title}\n\n{}\n", crate::cli::tables::plan(&document)));
+    };
+    let delete = |n| LocalAction::DeleteSnapshot { snapshot: snapshot_id(n) };
+
+    let mut story = Story::upgraded();
+    tell("a rollback", &mut story, back());
+    tell("a snapshot, and the maximum is one", &mut story, LocalAction::CreateSnapshot);
+    tell("a deletion of a snapshot that is listed", &mut story, delete(1));
+    tell("a rollback to what nobody knows", &mut story, LocalAction::Rollback { snapshot: snapshot_id(9) });
+    tell("a deletion of what nobody knows", &mut story, delete(9));
+
+    story.in_the_way = stranger("daily");
+    tell("somebody's snapshot in the way", &mut story, back());
+    story.controller_wants(|config| config.guard.tags = [FORCE_ROLLBACK.to_owned()].into());
+    tell("the same with the tag", &mut story, back());
+    let clone = Blocker::other(BlockerKind::Clone, "tank/copy");
+    story.in_the_way = [(volume_ref(1, 0).volume, vec![clone])].into();
+    tell("a clone in the way", &mut story, back());
+    story.in_the_way = Blockers::new();
+
+    story.controller_wants(|config| config.guard.ha_state = Guard::Managed(HaState::Started));
+    tell("a guard", &mut story, back());
+    story.controller_wants(|config| config.guard = AppGuard::default());
+
+    story.refusal =
+        Some("1 volume cannot be rolled back: volume /v needs 8388608 bytes of free space, 4096 are free");
+    tell("no space", &mut story, back());
+    story.refusal = None;
+
+    story.controller_wants(|config| config.restart.counter += 1);
+    tell("while an operation runs", &mut story, back());
+    story.run();
+    story.node.bench.clock.advance(std::time::Duration::from_secs(1));
+    story.controller_wants(|config| {
+        config.activate = false;
+        config.snapshot.max_snapshots = 0;
+    });
+    story.run();
+    tell("a rollback of a stopped application", &mut story, back());
+    tell("a snapshot of a stopped application, without a maximum", &mut story, LocalAction::CreateSnapshot);
+    tell("a deletion while the guest is down", &mut story, delete(1));
+
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/plans.txt");
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        std::fs::write(file, &texts).expect("written");
+    }
+    let golden = std::fs::read_to_string(file).unwrap_or_default();
+    assert!(golden == texts, "{file} differs (UPDATE_GOLDEN=1 writes it anew):\n{texts}");
 }
