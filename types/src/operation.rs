@@ -12,7 +12,7 @@ use crate::blocker::Consent;
 use crate::error::{ErrorReport, Timestamp};
 use crate::guard::{EffectiveGuard, HaState};
 use crate::ids::{AppId, OperationNumber, SnapshotId, VolumeKey};
-use crate::plan::{LocalOrigin, LocalOutcome};
+use crate::plan::{LocalOrigin, LocalOutcome, VolumeRevert};
 use crate::snapshot::{SnapshotDesc, SnapshotInstanceStatus};
 use crate::topic::{Durability, Topic};
 
@@ -27,6 +27,8 @@ pub enum OperationKind {
     Snapshot,
     /// Back to a snapshot.
     Rollback,
+    /// One volume back to a snapshot, of an application that is not running ([004] M).
+    RevertVolume,
     /// Deletions that are due, while the guest is down anyway ([003] D1).
     DeleteSnapshots,
     /// The application goes, with all it had ([003] D4).
@@ -83,6 +85,9 @@ pub struct Operation {
     /// The order on the node itself that it carries out ([000] L8). None: the controller's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub local: Option<LocalOrigin>,
+    /// The only volume that the rollback reverts; it changes no configuration then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revert: Option<VolumeRevert>,
 }
 
 /// The guard from before a rollback: what it is to be set back to afterwards ([000] L9).

@@ -43,7 +43,7 @@ impl Space {
 }
 
 /// What can be ordered on the node itself.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "action", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum LocalAction {
     /// The application as it was in the snapshot, configuration and all volumes.
@@ -52,6 +52,24 @@ pub enum LocalAction {
     CreateSnapshot,
     /// The snapshot is given up; its data goes when the guest is down next.
     DeleteSnapshot { snapshot: SnapshotId },
+    /// One volume of a stopped application as it was in the snapshot ([004] M1); without one, the only one that can be meant.
+    RevertVolume {
+        snapshot: SnapshotId,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        volume: Option<VolumeId>,
+        /// An operator's wishes to the volume's handler, which knows what it takes (M5).
+        #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+        parameters: BTreeMap<String, String>,
+    },
+}
+
+/// Of a rollback that reverts one volume and changes nothing else ([004] M).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct VolumeRevert {
+    pub volume: VolumeId,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub parameters: BTreeMap<String, String>,
 }
 
 impl LocalAction {
@@ -60,13 +78,16 @@ impl LocalAction {
             LocalAction::Rollback { .. } => "rollback",
             LocalAction::CreateSnapshot => "create-snapshot",
             LocalAction::DeleteSnapshot { .. } => "delete-snapshot",
+            LocalAction::RevertVolume { .. } => "revert-volume",
         }
     }
 
     /// The snapshot it names.
     pub fn target(&self) -> Option<SnapshotId> {
         match self {
-            LocalAction::Rollback { snapshot } | LocalAction::DeleteSnapshot { snapshot } => Some(*snapshot),
+            LocalAction::Rollback { snapshot }
+            | LocalAction::DeleteSnapshot { snapshot }
+            | LocalAction::RevertVolume { snapshot, .. } => Some(*snapshot),
             LocalAction::CreateSnapshot => None,
         }
     }
@@ -78,6 +99,13 @@ impl fmt::Display for LocalAction {
             LocalAction::Rollback { snapshot } => write!(formatter, "roll back to snapshot {snapshot}"),
             LocalAction::CreateSnapshot => formatter.write_str("create a snapshot"),
             LocalAction::DeleteSnapshot { snapshot } => write!(formatter, "delete snapshot {snapshot}"),
+            LocalAction::RevertVolume { snapshot, volume, parameters } => {
+                match volume {
+                    Some(volume) => write!(formatter, "revert volume {volume} to snapshot {snapshot}")?,
+                    None => write!(formatter, "revert the volume of snapshot {snapshot}")?,
+                }
+                parameters.iter().try_for_each(|(key, value)| write!(formatter, " {key}={value}"))
+            }
         }
     }
 }
@@ -240,6 +268,12 @@ mod tests {
             LocalAction::Rollback { snapshot },
             LocalAction::CreateSnapshot,
             LocalAction::DeleteSnapshot { snapshot },
+            LocalAction::RevertVolume { snapshot, volume: None, parameters: BTreeMap::new() },
+            LocalAction::RevertVolume {
+                snapshot,
+                volume: Some(VolumeId(Uuid::from_u128(6))),
+                parameters: [("copy-method".to_owned(), "copy".to_owned())].into(),
+            },
         ] {
             let text = serde_json::to_string(&action).expect("plain data");
             assert!(text.contains(action.name()), "{text}");

@@ -1,7 +1,7 @@
 //! Snapshots: the exchange between zedmanager and volumemgr, and the two records a snapshot consists of beside
 //! its application's configuration ([003] "Snapshot Data Structures").
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -10,7 +10,7 @@ use crate::blocker::Consent;
 use crate::error::{ErrorReport, Timestamp, optional_error, zero_is_none};
 use crate::ids::{AppId, Generation, OperationNumber, SnapshotId, VolumeId, VolumeKey};
 use crate::judgement::Blockers;
-use crate::plan::Space;
+use crate::plan::{Space, VolumeRevert};
 use crate::shape::{Field, Record, Shape};
 use crate::topic::{Durability, Topic};
 
@@ -163,6 +163,9 @@ pub struct VolumesSnapshotConfig {
     /// What a rollback may destroy, and nothing else ([000] L7).
     #[serde(rename = "Consent", default, skip_serializing_if = "Consent::is_empty")]
     pub consent: Consent,
+    /// For a rollback: of this volume only.
+    #[serde(rename = "Revert", default, skip_serializing_if = "Option::is_none")]
+    pub revert: Option<VolumeRevert>,
 }
 
 impl Topic for VolumesSnapshotConfig {
@@ -281,6 +284,9 @@ pub struct SnapshotPreflightConfig {
     pub operation: OperationNumber,
     /// Snapshots of the application that will be deleted before, with the guest down: they stand in no rollback's way.
     pub leaving: Vec<SnapshotId>,
+    /// Of a rollback: of this volume only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revert: Option<VolumeRevert>,
 }
 
 impl Topic for SnapshotPreflightConfig {
@@ -307,6 +313,9 @@ pub struct SnapshotPreflightStatus {
     /// What it needs and what is free, by volume, where storage could tell ([000] L8).
     #[serde(default)]
     pub space: BTreeMap<VolumeId, Space>,
+    /// Of a rollback: volumes that cannot be reverted in place, so that a clone will take their places ([004] M2).
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub cloned: BTreeSet<VolumeId>,
 }
 
 impl Topic for SnapshotPreflightStatus {

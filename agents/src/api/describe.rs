@@ -182,6 +182,7 @@ fn volume(view: &View, status: &VolumeStatus) -> VolumeDocument {
         size_bytes: status.size_bytes,
         allocated_bytes: status.allocated_bytes,
         file: status.file_location.clone(),
+        incarnation: status.incarnation,
         used_by: status.used_by.iter().map(|app| view.name_of(*app)).collect(),
         held_by: status.held_by.clone(),
         error: status.error.as_ref().map(ErrorDocument::from),
@@ -364,6 +365,7 @@ pub fn kind_name(kind: OperationKind) -> &'static str {
         OperationKind::Update => "update",
         OperationKind::Snapshot => "snapshot",
         OperationKind::Rollback => "rollback",
+        OperationKind::RevertVolume => "revert-volume",
         OperationKind::DeleteSnapshots => "delete-snapshots",
         OperationKind::DeleteApp => "delete-app",
     }

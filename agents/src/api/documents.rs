@@ -177,6 +177,9 @@ pub struct VolumeDocument {
     /// What it takes on storage, snapshots included.
     pub allocated_bytes: u64,
     pub file: String,
+    /// 1 for the volume as it was made, one more for each clone that took its place in a rollback; the id stays.
+    #[serde(default = "holdfast_types::first_incarnation")]
+    pub incarnation: u64,
     /// Names of the applications that use it, ids for those without one.
     pub used_by: Vec<String>,
     pub held_by: Vec<SnapshotId>,
@@ -189,7 +192,7 @@ pub struct OperationDocument {
     pub app: AppId,
     pub app_name: String,
     pub number: OperationNumber,
-    /// `install`, `update`, `snapshot`, `rollback`, `delete-snapshots` or `delete-app`.
+    /// `install`, `update`, `snapshot`, `rollback`, `revert-volume`, `delete-snapshots` or `delete-app`.
     pub kind: String,
     /// Ordered on the node and not by the controller.
     #[serde(default)]
@@ -215,7 +218,7 @@ pub struct OperationDocument {
 pub struct PlanDocument {
     pub app: AppId,
     pub app_name: String,
-    /// `rollback`, `create-snapshot` or `delete-snapshot`.
+    /// `rollback`, `create-snapshot`, `delete-snapshot` or `revert-volume`.
     pub action: String,
     /// The one it is about; a new one will have this id.
     pub snapshot: SnapshotId,

@@ -21,7 +21,7 @@ use super::query::{posted, print, understood};
 use super::{CommandError, tables};
 
 /// What is to be done, and how it is told.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Act<'a> {
     pub app: &'a str,
     pub action: LocalAction,
@@ -77,7 +77,7 @@ fn agree(digest: &str) -> Result<(), CommandError> {
 }
 
 async fn carry_out(client: &Client, act: &Act<'_>, digest: &str) -> Result<(), CommandError> {
-    let answer = posted(client, act.app, "orders", &AgreedTo { action: act.action, digest }).await?;
+    let answer = posted(client, act.app, "orders", &AgreedTo { action: act.action.clone(), digest }).await?;
     let order: OrderDocument = understood(&answer)?;
     let text = if act.json { answer.to_vec() } else { tables::order(&order).into_bytes() };
     print(&text)?;

@@ -1,5 +1,6 @@
 //! The command line. Values stay text here: `settings.rs` checks them the same way wherever they come from.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
@@ -26,6 +27,7 @@ Examples:
     holdfast snapshot create db
     holdfast rollback db 7f0c5a1e-...   back to that snapshot: configuration and all volumes
     holdfast rollback db 7f0c5a1e-... --dry-run
+    holdfast volume revert 7f0c5a1e-... --volume b1d2c3a4-...   one volume of a halted application
 
   In scripts:
     holdfast --json apps | jq '.[] | {name, state, version}'
@@ -109,6 +111,11 @@ enum Verb {
         #[arg(long)]
         watch: bool,
     },
+    /// Give one volume back
+    Volume {
+        #[command(subcommand)]
+        order: VolumeOrder,
+    },
     /// Operations that run, and those that ended lately
     Operations {
         /// Only those of this application (name or id)
@@ -172,6 +179,25 @@ enum SnapshotOrder {
     },
 }
 
+#[derive(Debug, Subcommand)]
+enum VolumeOrder {
+    /// Make one volume of a halted application what it was in a snapshot: same id, same configuration. A volume that cannot be
+    /// reverted in place is replaced by a clone of the snapshot, under the same id
+    #[command(after_help = REVERT_HELP)]
+    Revert {
+        /// Id of the snapshot
+        snapshot: String,
+        /// Id of the volume; not needed where the snapshot holds only one
+        #[arg(long, value_name = "ID")]
+        volume: Option<String>,
+        /// A parameter for what stores the volume; an unknown one is refused
+        #[arg(long, value_name = "KEY=VALUE")]
+        param: Vec<String>,
+        #[command(flatten)]
+        consent: Consent,
+    },
+}
+
 #[derive(Debug, Args)]
 struct Consent {
     /// Only show the plan: steps, what stands in the way, space, downtime
@@ -190,6 +216,18 @@ again, it tells what has come of the order.
 In a script:
   digest=$(holdfast --json rollback db 7f0c5a1e-... --dry-run | jq -r .digest)
   holdfast rollback db 7f0c5a1e-... --yes \"$digest\" && holdfast operations --watch";
+
+const REVERT_HELP: &str = "\
+The application must be halted: its controller deactivates it. The plan is shown and agreed to as for a rollback.
+
+Parameters of raw volumes:
+  copy-method=auto      share the bytes where the file system can, else copy them (the default)
+  copy-method=reflink   share them, or refuse
+  copy-method=copy      copy them
+
+Examples:
+  holdfast volume revert 7f0c5a1e-... --dry-run
+  holdfast volume revert 7f0c5a1e-... --volume b1d2c3a4-... --param copy-method=copy";
 
 const SET_HELP: &str = "\
 A rollback is done only for applications whose state is ignored or not set. The tag force_rollback lets it destroy newer
@@ -306,8 +344,20 @@ pub enum Command {
 /// Something a running node is to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Order {
-    Set { app: String, change: LocalChange },
-    Act { app: String, action: LocalAction, agreed: Agreed },
+    Set {
+        app: String,
+        change: LocalChange,
+    },
+    Act {
+        app: String,
+        action: LocalAction,
+        agreed: Agreed,
+    },
+    /// Of the application that the snapshot belongs to.
+    Revert {
+        action: LocalAction,
+        agreed: Agreed,
+    },
 }
 
 /// How an action is agreed to.
@@ -357,18 +407,41 @@ pub fn parse() -> Invocation {
             let action = LocalAction::DeleteSnapshot { snapshot: snapshot_id(&snapshot) };
             Command::Order { json, order: act(app, action, consent) }
         }
+        Verb::Volume { order } => Command::Order { json, order: revert(order) },
         verb => Command::Query(Question { json, about: about(verb) }),
     };
     Invocation { socket, config, command }
 }
 
 fn act(app: String, action: LocalAction, consent: Consent) -> Order {
-    let agreed = match consent {
-        Consent { dry_run: true, .. } => Agreed::No,
-        Consent { yes: Some(digest), .. } => Agreed::To(digest),
-        _ => Agreed::Ask,
-    };
-    Order::Act { app, action, agreed }
+    Order::Act { app, action, agreed: consent.agreed() }
+}
+
+/// On a wrong one prints it and exits.
+fn revert(order: VolumeOrder) -> Order {
+    let VolumeOrder::Revert { snapshot, volume, param, consent } = order;
+    let volume = volume.map(|text| text.parse().unwrap_or_else(|error: InvalidId| wrong(error.to_string())));
+    let mut parameters = BTreeMap::new();
+    for text in param {
+        let Some((key, value)) = text.split_once('=').filter(|(key, _)| !key.is_empty()) else {
+            wrong(format!("the parameter \"{text}\" is not of the form KEY=VALUE"));
+        };
+        if parameters.insert(key.to_owned(), value.to_owned()).is_some() {
+            wrong(format!("the parameter {key} is given twice"));
+        }
+    }
+    let action = LocalAction::RevertVolume { snapshot: snapshot_id(&snapshot), volume, parameters };
+    Order::Revert { action, agreed: consent.agreed() }
+}
+
+impl Consent {
+    fn agreed(self) -> Agreed {
+        match self {
+            Consent { dry_run: true, .. } => Agreed::No,
+            Consent { yes: Some(digest), .. } => Agreed::To(digest),
+            _ => Agreed::Ask,
+        }
+    }
 }
 
 /// On a wrong one prints it and exits.
@@ -394,9 +467,12 @@ fn checked(order: AppOrder) -> Order {
 
 fn about(verb: Verb) -> About {
     match verb {
-        Verb::Node(_) | Verb::App { .. } | Verb::Rollback { .. } | Verb::Snapshot { .. } | Verb::Status => {
-            About::Status
-        }
+        Verb::Node(_)
+        | Verb::App { .. }
+        | Verb::Rollback { .. }
+        | Verb::Snapshot { .. }
+        | Verb::Volume { .. }
+        | Verb::Status => About::Status,
         Verb::Apps { app: None } => About::Apps,
         Verb::Apps { app: Some(app) } => About::App(app),
         Verb::Snapshots { app } => About::Snapshots { app },

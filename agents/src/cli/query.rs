@@ -3,9 +3,12 @@
 use std::io::Write;
 use std::path::Path;
 
+use holdfast_types::LocalAction;
 use hyper::body::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+
+use crate::api::documents::SnapshotDocument;
 
 use super::act::{self, Act};
 use super::args::{About, Order, Question};
@@ -29,9 +32,22 @@ pub fn order(socket: &Path, order: &Order, json: bool) -> Result<(), CommandErro
             print(&text)
         }
         Order::Act { app, action, agreed } => {
-            runtime.block_on(act::run(&client, &Act { app, action: *action, json }, agreed))
+            runtime.block_on(act::run(&client, &Act { app, action: action.clone(), json }, agreed))
         }
+        Order::Revert { action, agreed } => runtime.block_on(async {
+            let app = app_of_snapshot(&client, action).await?;
+            act::run(&client, &Act { app: &app, action: action.clone(), json }, agreed).await
+        }),
     }
+}
+
+/// Whose the snapshot is that an action names, by the node's own list.
+async fn app_of_snapshot(client: &Client, action: &LocalAction) -> Result<String, CommandError> {
+    let body = client.get(&path_of("/v1/snapshots", None, &[])).await?;
+    let snapshots: Vec<SnapshotDocument> = understood(&body)?;
+    let named = snapshots.iter().find(|found| Some(found.id) == action.target());
+    let app = named.map(|found| found.app.to_string());
+    app.ok_or_else(|| CommandError::Failed(format!("to {action}: there is no such snapshot on this node")))
 }
 
 pub(super) async fn posted(

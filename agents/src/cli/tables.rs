@@ -216,7 +216,11 @@ pub fn volumes(volumes: &[VolumeDocument]) -> String {
         let format = it.format.clone().unwrap_or_else(|| NOTHING.into());
         vec![
             or_nothing(&it.name),
-            format!("{}#{}", it.id, it.generation),
+            match it.incarnation {
+                0 | 1 => format!("{}#{}", it.id, it.generation),
+                // A clone is in force; its file is named so, too.
+                clone => format!("{}#{} (i{clone})", it.id, it.generation),
+            },
             state,
             if it.read_only { format!("{format} (ro)") } else { format },
             size(it.size_bytes),

@@ -146,6 +146,7 @@ mod tests {
             operation: OperationNumber(1),
             made: false,
             consent: Default::default(),
+            revert: None,
         };
         let mut holds = Holds::default();
         holds.held_by_request(&request(SnapshotAction::Rollback));

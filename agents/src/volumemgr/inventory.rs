@@ -31,6 +31,7 @@ use super::download;
 use super::jobs::Env;
 use super::request::Stored;
 use super::snapshots::clones_are_in_force;
+use super::steps::READ_ONLY;
 
 /// The findings.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -97,7 +98,10 @@ impl<'a> Look<'a> {
     fn snapshot(&self, id: SnapshotId) -> Option<Stored> {
         let path = self.layout.volumes_snapshot_status_file(&id);
         match record::load::<VolumesSnapshotStatus>(self.disk, &path) {
-            Ok(status) if status.snapshot == id => Some(Stored::Whole(self.with_generations(status))),
+            Ok(status) if status.snapshot == id => Some(match broken_link(&status) {
+                None => Stored::Whole(self.with_generations(status)),
+                Some(flaw) => self.damaged(id, format!("{}: {flaw}", path.display())),
+            }),
             Ok(status) => {
                 Some(self.damaged(id, format!("{} is the record of {}", path.display(), status.snapshot)))
             }
@@ -282,6 +286,19 @@ impl<'a> Look<'a> {
         let entries = self.disk.list(&self.layout.downloads_dir())?;
         Ok(entries.iter().filter_map(|entry| download::content_tree_of(entry.text()?)).collect())
     }
+}
+
+/// [004] M6: the link from a snapshot to each of its volumes, as far as the record alone tells; that the volume is stored by
+/// whom it says, and has the snapshot, is looked at when it is used. EVE's record has another kind of name.
+fn broken_link(record: &VolumesSnapshotStatus) -> Option<String> {
+    record.meta.iter().find_map(|(volume, meta)| {
+        let VolumeSnapshotMeta::Recorded(meta) = meta else { return None };
+        if meta.handler == READ_ONLY {
+            return None;
+        }
+        let flaw = SnapshotName::parse(&meta.storage_name).err()?;
+        Some(format!("its link to volume {volume} is broken: {flaw}"))
+    })
 }
 
 /// True if this node chose the name for this snapshot.

@@ -133,6 +133,7 @@ pub enum Asked {
         storage_name: String,
         /// Names of snapshots that are going before the rollback.
         leaving: Vec<String>,
+        parameters: Parameters,
     },
     /// Only what it needs: nothing keeps a snapshot from being given up.
     Delete {

@@ -4,7 +4,7 @@
 //! refusal names every volume that refuses. What stands in the way of a rollback is only told, by volume: zedmanager judges it
 //! ([000] L4). So is what each volume needs and what is free ([000] L8); too little is a refusal.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use holdfast_types::{
     Blocker, Blockers, EntityKind, ErrorReport, SnapshotAction, SnapshotId, SnapshotPreflightConfig,
@@ -16,7 +16,7 @@ use crate::runtime::Ctx;
 
 use super::Volumemgr;
 use super::jobs::{Asked, Place, PreflightOrder, VolumeJob};
-use super::request::{Stored, is_read_only, made, resolved};
+use super::request::{Stored, Volumes, is_read_only, linked, made, resolved, reverted};
 use super::volumes::Rows;
 
 /// What a look at storage has found.
@@ -25,6 +25,8 @@ pub struct Seen {
     pub refusals: BTreeMap<VolumeId, String>,
     pub blockers: Blockers,
     pub space: BTreeMap<VolumeId, (Place, Space)>,
+    /// Those that would be reverted by a clone.
+    pub cloned: BTreeSet<VolumeId>,
 }
 
 impl Seen {
@@ -140,16 +142,19 @@ impl Volumemgr {
                 return Err(format!("snapshot {snapshot} is not known to storage"));
             }
         };
-        let volumes = resolved(record, &question.volumes, &Rows(cx));
-        if let Some(lost) = record.meta.keys().find(|volume| !volumes.contains_key(volume)) {
-            return Err(format!("volume {lost} of snapshot {snapshot} is missing"));
-        }
-        let ask = |(volume, meta): (VolumeId, holdfast_types::RecordedMeta)| {
+        let revert = question.revert.as_ref();
+        let volumes = reverted(record, revert, &question.volumes, &Rows(cx))?;
+        let mut asked = Vec::new();
+        for (volume, meta) in volumes {
             let key = VolumeKey { volume, generation: meta.generation };
+            if let Some(row) = Rows(cx).record(&key).filter(|row| !is_read_only(row)) {
+                linked(&row, &meta).map_err(|reason| format!("snapshot {snapshot}: {reason}"))?;
+            }
             let leaving = self.names_on(volume, &question.leaving);
-            (key, Asked::Rollback { storage_name: meta.storage_name, leaving })
-        };
-        Ok(volumes.into_iter().map(ask).collect())
+            let parameters = revert.map(|revert| revert.parameters.clone()).unwrap_or_default();
+            asked.push((key, Asked::Rollback { storage_name: meta.storage_name, leaving, parameters }));
+        }
+        Ok(asked)
     }
 
     /// The volumes that hold something of the snapshot and are there.
@@ -224,7 +229,7 @@ fn publish(
     cx: &mut Ctx<Volumemgr>,
 ) {
     let SnapshotPreflightConfig { snapshot, app, operation, .. } = *question;
-    let Seen { blockers, space, .. } = seen;
+    let Seen { blockers, space, cloned, .. } = seen;
     let space = space.into_iter().map(|(volume, (_, space))| (volume, space)).collect();
-    cx.publish(SnapshotPreflightStatus { snapshot, app, operation, refusal, blockers, space });
+    cx.publish(SnapshotPreflightStatus { snapshot, app, operation, refusal, blockers, space, cloned });
 }

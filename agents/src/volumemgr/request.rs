@@ -22,8 +22,8 @@ use std::collections::BTreeMap;
 
 use holdfast_types::{
     AppId, Consent, Format, IntentStage, RecordedMeta, Replacement, SnapshotAction, SnapshotId,
-    SnapshotIntent, Timestamp, VolumeId, VolumeKey, VolumeRecord, VolumeSnapshotMeta, VolumeStage,
-    VolumesSnapshotConfig, VolumesSnapshotStatus,
+    SnapshotIntent, Timestamp, VolumeId, VolumeKey, VolumeRecord, VolumeRevert, VolumeSnapshotMeta,
+    VolumeStage, VolumesSnapshotConfig, VolumesSnapshotStatus,
 };
 use holdfast_volumehandlers::{SnapshotName, placement};
 
@@ -226,9 +226,12 @@ fn begin_rollback(
     now: Timestamp,
 ) -> Verdict {
     let mut intent = intent_of(request, now);
-    intent.volumes = resolved(record, &request.volumes, volumes);
-    if let Some(lost) = record.meta.keys().find(|volume| !intent.volumes.contains_key(volume)) {
-        return Verdict::Refuse(format!("volume {lost} of the snapshot is missing"));
+    intent.volumes = match reverted(record, request.revert.as_ref(), &request.volumes, volumes) {
+        Ok(reverted) => reverted,
+        Err(reason) => return Verdict::Refuse(reason),
+    };
+    if let Some(revert) = &request.revert {
+        intent.parameters = revert.parameters.clone();
     }
     let safety = named(SnapshotName::choose_safety(&request.snapshot, &now), request);
     for (volume, meta) in &intent.volumes {
@@ -251,6 +254,31 @@ fn begin_rollback(
     }
     intent.stage = steps::first_stage(&intent);
     Verdict::Begin(Box::new(intent))
+}
+
+/// The record's volumes that a rollback is of: all of them, or the one that is named ([004] M).
+pub fn reverted(
+    record: &VolumesSnapshotStatus,
+    revert: Option<&VolumeRevert>,
+    hints: &[VolumeKey],
+    volumes: &impl Volumes,
+) -> Result<BTreeMap<VolumeId, RecordedMeta>, String> {
+    let snapshot = record.snapshot;
+    let mut reverted = resolved(record, hints, volumes);
+    let is_meant = |volume: &VolumeId| revert.is_none_or(|revert| revert.volume == *volume);
+    if let Some(lost) = record.meta.keys().find(|volume| is_meant(volume) && !reverted.contains_key(volume)) {
+        return Err(format!("volume {lost} of snapshot {snapshot} is missing"));
+    }
+    reverted.retain(|volume, _| is_meant(volume));
+    match revert {
+        Some(VolumeRevert { volume, .. }) if reverted.is_empty() => {
+            Err(format!("snapshot {snapshot} holds nothing of volume {volume}"))
+        }
+        Some(VolumeRevert { volume, .. }) if reverted.values().any(|meta| meta.handler == READ_ONLY) => {
+            Err(format!("volume {volume} is read-only: there is nothing to revert"))
+        }
+        _ => Ok(reverted),
+    }
 }
 
 /// [004] M6: what the record says of the volume is so. A broken link is told, never guessed.

@@ -112,6 +112,13 @@ type Cut = BTreeMap<VolumeId, SnapshotMeta>;
 fn step(order: &StepOrder, env: &Env, cx: &JobContext<Event>) -> Result<Cut, VolumeError> {
     let Some(StepVolume { place, .. }) = order.volumes.first() else { return Ok(Cut::new()) };
     let handler = env.registry.handler_for(&place.location, place.format)?;
+    if order.step.is_forward() {
+        // [004] M5: before anything is done.
+        order
+            .volumes
+            .iter()
+            .try_for_each(|on| handler.check_parameters(&on.place.location, &order.parameters))?;
+    }
     let (key, is_told) = (place.key, order.step == VolumeStep::MakeClone);
     let report = |percent| {
         if is_told {
@@ -351,7 +358,13 @@ fn preflight(order: PreflightOrder, env: &Env) -> Event {
     for (place, asked) in &volumes {
         let volume = place.key.volume;
         match on_handler(env, place, |handler| ask(handler, &place.location, asked)) {
-            Ok((blockers, space)) => seen.add(place, blockers, space),
+            Ok((blockers, space)) => {
+                seen.add(place, blockers, space);
+                let is_cloned = |handler: &dyn VolumeHandler| Ok(!handler.capabilities().revert_in_place);
+                if matches!(asked, Asked::Rollback { .. }) && on_handler(env, place, is_cloned) == Ok(true) {
+                    seen.cloned.insert(volume);
+                }
+            }
             // [000] L8: a damaged one can be given up as well.
             Err(_) if matches!(asked, Asked::Delete { .. }) => {}
             Err(refusal) => drop(seen.refusals.insert(volume, refusal.summary)),
@@ -370,7 +383,9 @@ fn ask(
     let mut seen = Vec::new();
     let action = match asked {
         Asked::Create => Action::CreateSnapshot,
-        Asked::Rollback { storage_name, leaving } => {
+        Asked::Rollback { storage_name, leaving, parameters } => {
+            // [004] M5.
+            handler.check_parameters(volume, parameters)?;
             let to = parsed(volume, storage_name)?;
             // What no name can be made of was never taken for one of ours.
             let leaving = leaving.iter().filter_map(|name| SnapshotName::parse(name).ok()).collect();

@@ -116,6 +116,7 @@ impl Node {
                 refusal: None,
                 blockers: Blockers::new(),
                 space: Default::default(),
+                cloned: Default::default(),
             });
         }
         self.bench.settle();

@@ -76,7 +76,7 @@ fn begin_operation(state: &mut AppInstanceState, plan: NewOperation, facts: &Fac
             plan.snapshots.iter().for_each(|desc| list::add_local(state, *desc));
         }
         state.last_local = Some(LocalOutcome {
-            action: local.action,
+            action: local.action.clone(),
             digest: local.digest.clone(),
             snapshot: local.action.target().or(plan.snapshots.first().map(|desc| desc.id)).unwrap_or_else(
                 // Never: an action without a target makes a snapshot.
@@ -101,6 +101,7 @@ fn begin_operation(state: &mut AppInstanceState, plan: NewOperation, facts: &Fac
         volumes: plan.volumes,
         guest_stopped_at: None,
         local: plan.local,
+        revert: plan.revert,
     });
 }
 
@@ -307,9 +308,12 @@ fn complete(state: &mut AppInstanceState, now: Timestamp) {
         state.applied = Some(next);
     }
     match (&operation.rollback, operation.kind) {
-        (Some(target), _) => {
-            state.superseded_version = Some(target.received_version.clone());
-            state.waiting = None;
+        (Some(target), kind) => {
+            // One volume alone is no other version: the controller's goes on ([004] M).
+            if kind == OperationKind::Rollback {
+                state.superseded_version = Some(target.received_version.clone());
+                state.waiting = None;
+            }
             state.last_rollback = Some(DoneRollback {
                 number: operation.number,
                 snapshot: target.snapshot,

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use holdfast_types::{
     AppInstanceConfig, AppInstanceState, Consent, DiskConfig, DomainConfig, Operation, OperationNumber,
     Phase, SnapshotAction, SnapshotId, SnapshotInstanceStatus, SnapshotPreflightConfig, SnapshotState,
-    VolumeKey, VolumeRefKey, VolumeRefStatus, VolumesSnapshotConfig,
+    VolumeKey, VolumeRefKey, VolumeRefStatus, VolumeRevert, VolumesSnapshotConfig,
 };
 
 use super::machine::{Facts, Guest, checked_snapshots};
@@ -44,6 +44,7 @@ pub fn snapshot_configs(state: &AppInstanceState, facts: &Facts<'_>) -> Vec<Volu
                 | SnapshotState::Trimmed => return None,
             };
             let consent = consent_for(state, *id, action);
+            let revert = revert_for(state, action);
             Some(VolumesSnapshotConfig {
                 snapshot: *id,
                 action,
@@ -52,6 +53,7 @@ pub fn snapshot_configs(state: &AppInstanceState, facts: &Facts<'_>) -> Vec<Volu
                 operation,
                 made,
                 consent,
+                revert,
             })
         })
         .collect()
@@ -62,6 +64,12 @@ fn consent_for(state: &AppInstanceState, id: SnapshotId, action: SnapshotAction)
     let target = state.operation.as_ref().and_then(|operation| operation.rollback.as_ref());
     let agreed = target.filter(|target| target.snapshot == id && action == SnapshotAction::Rollback);
     agreed.and_then(|target| target.consent.clone()).unwrap_or_default()
+}
+
+/// [004] M: which volume a rollback is of, unless it is of all.
+fn revert_for(state: &AppInstanceState, action: SnapshotAction) -> Option<VolumeRevert> {
+    let operation = state.operation.as_ref().filter(|_| action == SnapshotAction::Rollback)?;
+    operation.revert.clone()
 }
 
 fn is_lost(instance: &SnapshotInstanceStatus) -> bool {
@@ -124,6 +132,7 @@ pub fn preflights(state: &AppInstanceState) -> Vec<SnapshotPreflightConfig> {
         volumes: operation.volumes.clone(),
         operation: operation.number,
         leaving: leaving.clone(),
+        revert: operation.revert.clone(),
     };
     checked_snapshots(operation).into_iter().map(question).collect()
 }

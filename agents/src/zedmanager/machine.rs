@@ -21,7 +21,8 @@ use holdfast_types::{
     AppId, AppInstanceConfig, AppInstanceState, Blockers, Consent, EffectiveGuard, EntityKind, ErrorReport,
     FORCE_ROLLBACK, Guard as HaGuard, HaState, Judgement, LocalOrigin, Operation, OperationKind, Phase,
     RollbackTarget, SnapshotAction, SnapshotDesc, SnapshotId, SnapshotInstanceStatus,
-    SnapshotPreflightStatus, SnapshotState, Timestamp, VolumeKey, VolumesSnapshotStatus, judge_rollback,
+    SnapshotPreflightStatus, SnapshotState, Timestamp, VolumeKey, VolumeRevert, VolumesSnapshotStatus,
+    judge_rollback,
 };
 
 use super::change::{self, Change};
@@ -135,6 +136,8 @@ pub struct NewOperation {
     pub volumes: Vec<VolumeKey>,
     /// The order on the node itself that asks for it ([000] L8).
     pub local: Option<LocalOrigin>,
+    /// The only volume that its rollback reverts ([004] M).
+    pub revert: Option<VolumeRevert>,
 }
 
 /// What is to be written before the row.
@@ -683,6 +686,7 @@ impl NewOperation {
             rollback: None,
             volumes: Vec::new(),
             local: None,
+            revert: None,
         }
     }
 
@@ -691,7 +695,7 @@ impl NewOperation {
             OperationKind::Install | OperationKind::Update | OperationKind::Rollback => {
                 Phase::PreparingVolumes
             }
-            OperationKind::Snapshot => Phase::CheckingStorage,
+            OperationKind::Snapshot | OperationKind::RevertVolume => Phase::CheckingStorage,
             OperationKind::DeleteSnapshots | OperationKind::DeleteApp => Phase::StoppingGuest,
         }
     }

@@ -34,6 +34,9 @@ mod ordering;
 pub mod planning;
 #[cfg(test)]
 mod planning_walks;
+mod reverting;
+#[cfg(test)]
+mod reverting_walks;
 pub mod status;
 #[cfg(test)]
 mod tables;

@@ -16,6 +16,7 @@ use holdfast_types::*;
 use super::carry_out::carry_out;
 use super::list;
 use super::machine::{Admission, Decision, Facts, Guarded, NewOperation, guarded, rollback_to};
+use super::reverting;
 
 /// Questions for plans have numbers from here on: no operation takes the answer to one for its own.
 const QUESTIONS_FROM: u64 = 1 << 63;
@@ -57,7 +58,7 @@ pub enum How {
 /// The plan of what is asked, as things are now.
 pub fn plan(state: &AppInstanceState, facts: &Facts<'_>, asked: &Asked) -> Planned {
     let next = local_snapshot_id(state.app, state.last_operation.next());
-    let mut draft = Draft::new(asked.action, asked.action.target().unwrap_or(next));
+    let mut draft = Draft::new(asked.action.clone(), asked.action.target().unwrap_or(next));
     let (received, applied) = match ready(state, facts, &asked.action) {
         Ok(configs) => configs,
         Err(why) => return draft.refused(why),
@@ -65,10 +66,13 @@ pub fn plan(state: &AppInstanceState, facts: &Facts<'_>, asked: &Asked) -> Plann
     if !facts.storage_known {
         return Planned::Waits;
     }
-    let wish = match asked.action {
-        LocalAction::Rollback { snapshot } => rollback(state, facts, snapshot, received),
+    let wish = match &asked.action {
+        LocalAction::Rollback { snapshot } => rollback(state, facts, *snapshot, received),
         LocalAction::CreateSnapshot => creation(state, facts, draft.plan.snapshot, applied),
-        LocalAction::DeleteSnapshot { snapshot } => deletion(state, facts, snapshot),
+        LocalAction::DeleteSnapshot { snapshot } => deletion(state, facts, *snapshot),
+        LocalAction::RevertVolume { snapshot, volume, parameters } => {
+            reverting::revert(state, facts, *snapshot, *volume, parameters, (received, applied))
+        }
     };
     let wish = match wish {
         Ok(wish) => wish,
@@ -81,11 +85,13 @@ pub fn plan(state: &AppInstanceState, facts: &Facts<'_>, asked: &Asked) -> Plann
     };
     draft.plan.space = seen.space.clone();
     draft.plan.blockers = seen.blockers.clone();
+    draft.cloned = seen.cloned.clone();
     if let Some(refusal) = &seen.refusal {
         return draft.refused(refusal.summary.clone());
     }
     match wish {
         Wish::Rollback(operation) => draft.rollback(state, facts, *operation, applied, received),
+        Wish::Revert(operation) => draft.revert(state, facts, *operation, applied),
         Wish::Creation(operation) => draft.creation(state, facts, *operation, applied, received),
         Wish::Deletion(volumes) => draft.deletion(state, facts, &volumes, applied, received),
     }
@@ -125,8 +131,9 @@ fn ready<'a>(
 }
 
 /// What is wanted, as far as it can be told without storage.
-enum Wish {
+pub(super) enum Wish {
     Rollback(Box<NewOperation>),
+    Revert(Box<NewOperation>),
     Creation(Box<NewOperation>),
     Deletion(Vec<VolumeKey>),
 }
@@ -139,9 +146,15 @@ impl Wish {
         number: OperationNumber,
     ) -> SnapshotPreflightConfig {
         let (action, volumes) = match self {
-            Wish::Rollback(operation) => (SnapshotAction::Rollback, operation.volumes.clone()),
+            Wish::Rollback(operation) | Wish::Revert(operation) => {
+                (SnapshotAction::Rollback, operation.volumes.clone())
+            }
             Wish::Creation(operation) => (SnapshotAction::Create, operation.volumes.clone()),
             Wish::Deletion(volumes) => (SnapshotAction::Delete, volumes.clone()),
+        };
+        let revert = match self {
+            Wish::Revert(operation) => operation.revert.clone(),
+            _ => None,
         };
         SnapshotPreflightConfig {
             snapshot,
@@ -150,6 +163,7 @@ impl Wish {
             volumes,
             operation: number,
             leaving: list::leaving(state),
+            revert,
         }
     }
 }
@@ -161,14 +175,19 @@ fn rollback(
     snapshot: SnapshotId,
     received: &AppInstanceConfig,
 ) -> Result<Wish, String> {
-    match guarded(state, facts) {
-        Guarded::No => {}
-        Guarded::Yes(why) => return Err(why),
-        Guarded::Unknown => return Err(format!("nobody knows yet what guards app:{}", state.app)),
-    }
+    let_through(state, facts)?;
     // Without a counter: the controller's last one stays acted on.
     let operation = rollback_to(state, snapshot, state.rollback_counter, received, facts)?;
     Ok(Wish::Rollback(Box::new(operation)))
+}
+
+/// [000] L1: unless something guards the application.
+pub(super) fn let_through(state: &AppInstanceState, facts: &Facts<'_>) -> Result<(), String> {
+    match guarded(state, facts) {
+        Guarded::No => Ok(()),
+        Guarded::Yes(why) => Err(why),
+        Guarded::Unknown => Err(format!("nobody knows yet what guards app:{}", state.app)),
+    }
 }
 
 fn creation(
@@ -205,8 +224,10 @@ fn deletion(state: &AppInstanceState, facts: &Facts<'_>, snapshot: SnapshotId) -
 }
 
 /// A plan in the making.
-struct Draft {
-    plan: Plan,
+pub(super) struct Draft {
+    pub(super) plan: Plan,
+    /// Volumes that cannot be reverted in place ([004] M2).
+    cloned: BTreeSet<VolumeId>,
 }
 
 impl Draft {
@@ -223,15 +244,16 @@ impl Draft {
                 refusal: None,
                 digest: None,
             },
+            cloned: BTreeSet::new(),
         }
     }
 
-    fn refused(mut self, why: String) -> Planned {
+    pub(super) fn refused(mut self, why: String) -> Planned {
         self.plan.refusal = Some(why);
         Planned::Made(Box::new(self.plan), How::NotAtAll)
     }
 
-    fn step(&mut self, text: impl Into<String>) {
+    pub(super) fn step(&mut self, text: impl Into<String>) {
         self.plan.steps.push(text.into());
     }
 
@@ -243,25 +265,13 @@ impl Draft {
         applied: &AppInstanceConfig,
         received: &AppInstanceConfig,
     ) -> Planned {
-        let has_tag = facts.guard.as_ref().is_some_and(|guard| guard.has_tag(FORCE_ROLLBACK));
-        match judge_rollback(state.app, self.plan.snapshot, &self.plan.blockers, has_tag) {
-            Judgement::Go(consent) => self.plan.destroys = consent,
-            Judgement::Blocked(why) => return self.refused(why),
+        if let Err(why) = self.judge_blockers(state, facts) {
+            return self.refused(why);
         }
         self.step("check every volume again");
         self.stop_the_guest(state, applied, OperationKind::Rollback);
         self.delete_what_is_due(state);
-        let snapshot = self.plan.snapshot;
-        for (volume, agreed) in self.plan.destroys.clone().volumes {
-            let names: Vec<String> = agreed.into_iter().map(|one| one.name).collect();
-            self.step(format!(
-                "destroy on volume {volume} what this node did not make: {}",
-                names.join(", ")
-            ));
-        }
-        for key in self.changed(&operation.volumes) {
-            self.step(format!("revert volume {key} to snapshot {snapshot}"));
-        }
+        self.revert_volumes(&operation.volumes);
         let next = operation.next.as_ref().map(AppInstanceConfig::version).unwrap_or_default().to_owned();
         self.step(format!(
             "put version {next} in force in the place of version {}; the controller's version {} is not obeyed until it \
@@ -270,7 +280,7 @@ impl Draft {
             received.version()
         ));
         self.start_the_guest(operation.next.as_ref());
-        self.agreed(state, &next, &BTreeSet::new(), |local| {
+        self.agreed(state, &next, &[], |local| {
             How::Begin(Box::new(NewOperation { local: Some(local), ..operation }))
         })
     }
@@ -301,6 +311,7 @@ impl Draft {
             self.step(format!("cut snapshot {snapshot} of volume {key}"));
         }
         self.start_the_guest(Some(applied));
+        let given_up: Vec<String> = given_up.iter().map(SnapshotId::to_string).collect();
         self.agreed(state, applied.version(), &given_up, |local| {
             How::Begin(Box::new(NewOperation { local: Some(local), ..operation }))
         })
@@ -327,7 +338,40 @@ impl Draft {
             self.step(format!("delete what volume {key} holds of it, {when}"));
         }
         self.step("delete its records, when storage has let go of it");
-        self.agreed(state, applied.version(), &BTreeSet::new(), |local| How::GiveUp(snapshot, local))
+        self.agreed(state, applied.version(), &[], |local| How::GiveUp(snapshot, local))
+    }
+
+    /// [000] L4, L5.
+    pub(super) fn judge_blockers(
+        &mut self,
+        state: &AppInstanceState,
+        facts: &Facts<'_>,
+    ) -> Result<(), String> {
+        let has_tag = facts.guard.as_ref().is_some_and(|guard| guard.has_tag(FORCE_ROLLBACK));
+        match judge_rollback(state.app, self.plan.snapshot, &self.plan.blockers, has_tag) {
+            Judgement::Go(consent) => self.plan.destroys = consent,
+            Judgement::Blocked(why) => return Err(why),
+        }
+        Ok(())
+    }
+
+    pub(super) fn revert_volumes(&mut self, volumes: &[VolumeKey]) {
+        let snapshot = self.plan.snapshot;
+        for (volume, agreed) in self.plan.destroys.clone().volumes {
+            let names: Vec<String> = agreed.into_iter().map(|one| one.name).collect();
+            self.step(format!(
+                "destroy on volume {volume} what this node did not make: {}",
+                names.join(", ")
+            ));
+        }
+        for key in self.changed(volumes) {
+            self.step(match self.cloned.contains(&key.volume) {
+                false => format!("revert volume {key} to snapshot {snapshot}"),
+                true => format!(
+                    "put a clone of snapshot {snapshot} in the place of volume {key}, which cannot be reverted in place"
+                ),
+            });
+        }
     }
 
     /// One that is read-only is only looked for, and needs nothing.
@@ -346,7 +390,7 @@ impl Draft {
         };
     }
 
-    fn delete_what_is_due(&mut self, state: &AppInstanceState) {
+    pub(super) fn delete_what_is_due(&mut self, state: &AppInstanceState) {
         for id in list::leaving(state) {
             self.step(format!("delete snapshot {id}, which was given up"));
         }
@@ -359,11 +403,11 @@ impl Draft {
     }
 
     /// The digest stands for everything that agreeing to the plan means.
-    fn agreed(
+    pub(super) fn agreed(
         mut self,
         state: &AppInstanceState,
         version_after: &str,
-        given_up: &BTreeSet<SnapshotId>,
+        further: &[String],
         how: impl FnOnce(LocalOrigin) -> How,
     ) -> Planned {
         let before = state.applied.as_ref().map(AppInstanceConfig::version).unwrap_or_default();
@@ -376,10 +420,11 @@ impl Draft {
             before.to_owned(),
             version_after.to_owned(),
         ];
-        lines.extend(given_up.iter().map(SnapshotId::to_string));
+        lines.extend(further.iter().cloned());
         let digest = digest_of(lines.iter().map(String::as_str));
         self.plan.digest = Some(digest.clone());
-        let origin = LocalOrigin { action: self.plan.action, digest, agreed: self.plan.destroys.clone() };
+        let (action, agreed) = (self.plan.action.clone(), self.plan.destroys.clone());
+        let origin = LocalOrigin { action, digest, agreed };
         Planned::Made(Box::new(self.plan), how(origin))
     }
 }
@@ -393,7 +438,8 @@ fn given_up(
     plan: &Plan,
 ) -> Option<BTreeSet<SnapshotId>> {
     let mut trial = state.clone();
-    let local = LocalOrigin { action: plan.action, digest: String::new(), agreed: Consent::default() };
+    let local =
+        LocalOrigin { action: plan.action.clone(), digest: String::new(), agreed: Consent::default() };
     let begun = NewOperation { local: Some(local), ..operation.clone() };
     carry_out(&mut trial, Decision::Begin(Box::new(begun)), facts);
     list::reconcile(&mut trial, &received.snapshot, facts.now);

@@ -12,21 +12,21 @@ use super::testing::*;
 use super::{Event, LocalOrder, inventory};
 
 /// The bench's node with somebody before it.
-struct Story {
-    node: Node,
+pub(super) struct Story {
+    pub(super) node: Node,
     asked: u64,
     /// What storage finds in the way of a rollback.
-    in_the_way: Blockers,
-    refusal: Option<&'static str>,
+    pub(super) in_the_way: Blockers,
+    pub(super) refusal: Option<&'static str>,
 }
 
 impl Story {
     /// Version 2 in force and running, with snapshot 1 of version 1; the controller wants `wanted`.
-    fn upgraded() -> Self {
+    pub(super) fn upgraded() -> Self {
         Story { node: Node::upgraded(), asked: 0, in_the_way: Blockers::new(), refusal: None }
     }
 
-    fn ask(&mut self, what: LocalAsk) -> PlanAnswer {
+    pub(super) fn ask(&mut self, what: LocalAsk) -> PlanAnswer {
         self.asked += 1;
         let order = LocalOrder { app: app_id(), number: self.asked, what };
         self.node.bench.cell.poster().post(Event::Local(order));
@@ -37,20 +37,20 @@ impl Story {
         answer.answer.clone()
     }
 
-    fn plan(&mut self, action: LocalAction) -> Plan {
+    pub(super) fn plan(&mut self, action: LocalAction) -> Plan {
         match self.ask(LocalAsk::Plan(action)) {
             PlanAnswer::Planned(plan) => *plan,
             other => panic!("no plan: {other:?}"),
         }
     }
 
-    fn carry_out(&mut self, action: LocalAction, digest: &str) -> PlanAnswer {
+    pub(super) fn carry_out(&mut self, action: LocalAction, digest: &str) -> PlanAnswer {
         self.ask(LocalAsk::Do { action, digest: digest.to_owned() })
     }
 
     /// Agrees to whatever the plan is.
-    fn agree(&mut self, action: LocalAction) -> LocalOutcome {
-        let digest = self.plan(action).digest.expect("not refused");
+    pub(super) fn agree(&mut self, action: LocalAction) -> LocalOutcome {
+        let digest = self.plan(action.clone()).digest.expect("not refused");
         match self.carry_out(action, &digest) {
             PlanAnswer::TakenIn { outcome, before: false } => outcome,
             other => panic!("not taken in: {other:?}"),
@@ -58,7 +58,7 @@ impl Story {
     }
 
     /// volumemgr answers what it is asked, a plan's question like any other.
-    fn storage_looks(&mut self) {
+    pub(super) fn storage_looks(&mut self) {
         for question in self.node.bench.rows::<SnapshotPreflightConfig>() {
             let space = Space { needed_bytes: 4096, free_bytes: 1 << 30 };
             let blockers = match question.action {
@@ -72,13 +72,14 @@ impl Story {
                 refusal: self.refusal.map(|text| ErrorReport::new(text, time(1))),
                 blockers,
                 space: question.volumes.iter().map(|key| (key.volume, space)).collect(),
+                cloned: Default::default(),
             });
         }
         self.node.bench.settle();
     }
 
     /// Everybody does as told, until nothing is left to do.
-    fn run(&mut self) {
+    pub(super) fn run(&mut self) {
         for _ in 0..6 {
             self.node.volumes_are_there();
             self.storage_looks();
@@ -89,7 +90,7 @@ impl Story {
     }
 
     /// What nobody asks for any more is deleted while the guest is down.
-    fn storage_forgets(&mut self) {
+    pub(super) fn storage_forgets(&mut self) {
         let asked: Vec<SnapshotId> =
             self.node.bench.rows::<VolumesSnapshotConfig>().iter().map(|it| it.snapshot).collect();
         let is_down = !self.node.wants_guest();
@@ -101,13 +102,13 @@ impl Story {
         self.node.bench.settle();
     }
 
-    fn cut_power(self) -> Self {
+    pub(super) fn cut_power(self) -> Self {
         let Story { node, asked, in_the_way, refusal } = self;
         let wanted = node.bench.row::<AppInstanceConfig>(&app_id()).expect("wanted");
         Story { node: node.cut_power(&wanted), asked, in_the_way, refusal }
     }
 
-    fn controller_wants(&mut self, edit: impl FnOnce(&mut AppInstanceConfig)) {
+    pub(super) fn controller_wants(&mut self, edit: impl FnOnce(&mut AppInstanceConfig)) {
         let wanted = self.node.bench.row::<AppInstanceConfig>(&app_id()).expect("wanted");
         let mut wanted = AppInstanceConfig::clone(&wanted);
         edit(&mut wanted);
@@ -115,17 +116,17 @@ impl Story {
         self.node.bench.settle();
     }
 
-    fn row(&self) -> AppInstanceState {
+    pub(super) fn row(&self) -> AppInstanceState {
         AppInstanceState::clone(&self.node.bench.row::<AppInstanceState>(&app_id()).expect("a row"))
     }
 
     /// Every file under the persist directory.
-    fn durable(&self) -> BTreeMap<PathBuf, Vec<u8>> {
+    pub(super) fn durable(&self) -> BTreeMap<PathBuf, Vec<u8>> {
         let disk = &self.node.disk;
         disk.all_files().into_iter().map(|path| (path.clone(), disk.read(&path).expect("listed"))).collect()
     }
 
-    fn version(&self) -> String {
+    pub(super) fn version(&self) -> String {
         self.node.status().id_and_version.version
     }
 }
@@ -221,7 +222,7 @@ fn a_digest_of_something_else_or_of_yesterday_is_refused_and_nothing_changes() {
         (LocalAction::DeleteSnapshot { snapshot: snapshot_id(1) }, stale.as_str()),
         (LocalAction::Rollback { snapshot: snapshot_id(9) }, stale.as_str()),
     ] {
-        let answer = story.carry_out(action, digest);
+        let answer = story.carry_out(action.clone(), digest);
         let PlanAnswer::Refused(why) = answer else { panic!("{action:?}: {answer:?}") };
         assert!(why.contains("look at the plan again") || why.contains("unknown here"), "{why}");
     }
@@ -381,13 +382,13 @@ fn a_local_deletion_waits_for_the_guest_and_one_that_is_listed_stays_gone() {
     story.run();
     for id in [snapshot_id(1), local] {
         let delete = LocalAction::DeleteSnapshot { snapshot: id };
-        let digest = story.plan(delete).digest.expect("not refused");
-        let answer = story.carry_out(delete, &digest);
+        let digest = story.plan(delete.clone()).digest.expect("not refused");
+        let answer = story.carry_out(delete.clone(), &digest);
         assert!(matches!(&answer, PlanAnswer::TakenIn { outcome, .. } if outcome.operation.is_none()));
         assert!(matches!(story.row().snapshots[&id].state, SnapshotState::Deleting { asked: false, .. }));
-        let again = story.carry_out(delete, &digest);
+        let again = story.carry_out(delete.clone(), &digest);
         assert!(matches!(again, PlanAnswer::TakenIn { before: true, .. }), "{again:?}");
-        assert!(story.plan(delete).refusal.expect("twice").contains("being deleted"));
+        assert!(story.plan(delete.clone()).refusal.expect("twice").contains("being deleted"));
     }
     assert!(story.node.wants_guest(), "no downtime for it");
     let mut story = story.cut_power();
@@ -446,7 +447,7 @@ fn an_order_about_nothing_is_refused_with_its_reason() {
         (LocalAction::Rollback { snapshot: snapshot_id(2) }, "not taken yet"),
         (LocalAction::DeleteSnapshot { snapshot: snapshot_id(2) }, "not taken yet"),
     ] {
-        let why = story.plan(action).refusal.expect("refused");
+        let why = story.plan(action.clone()).refusal.expect("refused");
         assert!(why.contains(reason), "{action:?}: {why}");
     }
 }

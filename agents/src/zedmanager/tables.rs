@@ -158,6 +158,7 @@ fn an_old_answer_of_the_preflight_is_none() {
         refusal: None,
         blockers: Blockers::new(),
         space: BTreeMap::new(),
+        cloned: Default::default(),
     };
     given.preflight.insert(snapshot_id(1), status.clone());
     assert_eq!(decide(&state, &given.facts()), Decision::Wait(WaitingFor::Preflight));

@@ -109,6 +109,7 @@ pub fn operation(kind: OperationKind, phase: Phase) -> Operation {
         guard: None,
         guest_stopped_at: None,
         local: None,
+        revert: None,
     }
 }
 

@@ -124,6 +124,7 @@ impl Walk {
             refusal: refusal.map(|text| ErrorReport::new(text, time(1))),
             blockers: Blockers::new(),
             space: BTreeMap::new(),
+            cloned: Default::default(),
         };
         self.preflight.insert(snapshot_id(n), status);
     }

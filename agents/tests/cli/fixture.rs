@@ -145,7 +145,7 @@ fn plan(action: LocalAction) -> Plan {
     let snapshot = action.target().unwrap_or(SnapshotId(id(S3)));
     let space = Space { needed_bytes: 1 << 20, free_bytes: 3 << 30 };
     let blank = Plan {
-        action,
+        action: action.clone(),
         snapshot,
         steps: Vec::new(),
         blockers: Blockers::new(),
@@ -187,6 +187,24 @@ fn plan(action: LocalAction) -> Plan {
                 "start the guest",
             ]),
             downtime: Downtime::NotMeasured,
+            ..blank
+        },
+        LocalAction::RevertVolume { volume: Some(volume), parameters, .. } => {
+            let known = parameters.keys().find(|key| *key != "copy-method");
+            let clone = format!("put a clone of snapshot {snapshot} in the place of volume {volume}#1");
+            Plan {
+                steps: steps(&["check the volume again", &clone]),
+                space: [(volume, space)].into(),
+                refusal: known
+                    .map(|key| format!("1 volume cannot be rolled back: the parameter {key} is refused")),
+                digest: known.is_none().then(|| DIGEST.to_owned()),
+                ..blank
+            }
+        }
+        LocalAction::RevertVolume { .. } => Plan {
+            space: Default::default(),
+            refusal: Some(format!("snapshot {snapshot} holds 2 volumes: say which one is to be reverted")),
+            digest: None,
             ..blank
         },
         LocalAction::DeleteSnapshot { .. } => Plan {
@@ -350,6 +368,7 @@ fn operation(number: u64, kind: OperationKind) -> Operation {
         guard: None,
         guest_stopped_at: None,
         local: None,
+        revert: None,
     }
 }
 

@@ -49,14 +49,21 @@ fn answers_are_tables_for_people_and_the_apis_json_for_programs() {
 fn plans_are_shown_and_orders_answered() {
     let node = StandingNode::start();
     node.obey();
-    let (s1, s2) = (id(21).to_string(), id(22).to_string());
-    let asked: [(&str, &[&str], u8); 7] = [
+    let (s1, s2, data) = (id(21).to_string(), id(22).to_string(), id(12).to_string());
+    let asked: [(&str, &[&str], u8); 10] = [
         ("plan-rollback", &["rollback", "db", &s1, "--dry-run"], 0),
         ("plan-rollback-refused", &["rollback", "db", &s2, "--dry-run"], 0),
         ("plan-create", &["snapshot", "create", "db", "--dry-run"], 0),
         ("plan-delete", &["snapshot", "delete", "db", &s1, "--dry-run"], 0),
         ("order-rollback", &["rollback", "db", &s1, "--yes", DIGEST], 0),
         ("order-delete", &["snapshot", "delete", "db", &s1, "--yes", DIGEST], 0),
+        ("plan-revert", &["volume", "revert", &s1, "--volume", &data, "--dry-run"], 0),
+        ("plan-revert-refused", &["volume", "revert", &s1, "--dry-run"], 0),
+        (
+            "order-revert",
+            &["volume", "revert", &s1, "--volume", &data, "--param", "copy-method=copy", "--yes", DIGEST],
+            0,
+        ),
         ("order-repeated", &["rollback", "db", &s1, "--yes", "1111111111111111"], 1),
     ];
     for (name, arguments, code) in asked {
@@ -124,6 +131,7 @@ fn help_is_something_to_work_from() {
         ("help.txt", &["--help"][..]),
         ("help-node.txt", &["node", "--help"]),
         ("help-rollback.txt", &["rollback", "--help"]),
+        ("help-volume-revert.txt", &["volume", "revert", "--help"]),
     ] {
         let help = run(&mut holdfast(arguments));
         assert_eq!(help.code, 0);

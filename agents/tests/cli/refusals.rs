@@ -92,6 +92,28 @@ fn what_nobody_agreed_to_is_not_done() {
     assert!(stale.err.contains("look at the plan again; nothing was changed"), "{}", stale.err);
 }
 
+/// [004] M5, M6: a parameter in another form, one that nobody knows, and a snapshot that is nobody's.
+#[test]
+fn a_revert_that_cannot_be_meant_is_refused() {
+    let node = StandingNode::start();
+    node.obey();
+    let data = "00000000-0000-4000-8000-000000000012";
+    for (wrong, told) in [("fast", "KEY=VALUE"), ("=x", "KEY=VALUE")] {
+        let refused = ask(&node.socket, &["volume", "revert", S1, "--param", wrong]);
+        assert_eq!((refused.code, refused.out.as_str()), (2, ""));
+        assert!(refused.err.contains(told) && refused.err.contains(wrong), "{}", refused.err);
+    }
+    let twice = ask(&node.socket, &["volume", "revert", S1, "--param", "a=1", "--param", "a=2"]);
+    assert!(twice.code == 2 && twice.err.contains("given twice"), "{}", twice.err);
+    let unknown =
+        ask(&node.socket, &["volume", "revert", S1, "--volume", data, "--param", "speed=high", "--dry-run"]);
+    assert!(unknown.out.contains("the parameter speed is refused"), "{}", unknown.out);
+    let nobodys =
+        ask(&node.socket, &["volume", "revert", "00000000-0000-4000-8000-000000000099", "--dry-run"]);
+    assert_eq!((nobodys.code, nobodys.out.as_str()), (1, ""));
+    assert!(nobodys.err.contains("there is no such snapshot on this node"), "{}", nobodys.err);
+}
+
 /// At a terminal the plan is asked about; only "yes" is a yes.
 #[test]
 fn a_person_at_the_terminal_is_asked() {

@@ -5,17 +5,17 @@ use super::*;
 use crate::volumemgr::steps::VolumeStep;
 use SnapshotAction::{Create, Rollback};
 
-const IMAGE: VolumeKey =
+pub(super) const IMAGE: VolumeKey =
     VolumeKey { volume: VolumeId(uuid::Uuid::from_u128(0x11 << 96 | 1)), generation: Generation(0) };
-const DISK: VolumeKey =
+pub(super) const DISK: VolumeKey =
     VolumeKey { volume: VolumeId(uuid::Uuid::from_u128(0x11 << 96 | 2)), generation: Generation(0) };
 
-fn both() -> Vec<VolumeKey> {
+pub(super) fn both() -> Vec<VolumeKey> {
     vec![IMAGE, DISK]
 }
 
 /// Volume 1 is an image, volume 2 a raw disk; both are written to.
-fn mixed() -> Node {
+pub(super) fn mixed() -> Node {
     let mut node = Node::with_volumes(1);
     let raw = FakeImage::new(Format::Raw, MIB, Blocks::new());
     node.store.put("http://store1/files/1.qcow2", image_bytes(&raw));
@@ -25,13 +25,13 @@ fn mixed() -> Node {
     node
 }
 
-fn tell_raw(node: &mut Node) {
+pub(super) fn tell_raw(node: &mut Node) {
     node.bench.publish(http_store(1));
     node.bench.publish(ContentTreeConfig { format: Format::Raw, ..tree(1, "") });
     node.configure(downloaded(DISK, 1));
 }
 
-fn snapshotted() -> Node {
+pub(super) fn snapshotted() -> Node {
     let mut node = mixed();
     node.request(Create, 1, &both());
     node.expect_success(Create, 1);
@@ -39,36 +39,36 @@ fn snapshotted() -> Node {
     node
 }
 
-fn row(node: &Node, key: VolumeKey) -> VolumeRecord {
+pub(super) fn row(node: &Node, key: VolumeKey) -> VolumeRecord {
     node.bench.row::<VolumeRecord>(&key).expect("a row")
 }
 
-fn place(node: &Node, key: VolumeKey) -> PathBuf {
+pub(super) fn place(node: &Node, key: VolumeKey) -> PathBuf {
     PathBuf::from(row(node, key).file_location)
 }
 
-fn write_to(node: &Node, key: VolumeKey, text: &str) {
+pub(super) fn write_to(node: &Node, key: VolumeKey, text: &str) {
     let path = place(node, key);
     node.tool.write(&path, 0, text).expect("the volume is there");
     node.bench.disk.sync_file(&path).expect("synced");
 }
 
-fn write(node: &Node, text: &str) {
+pub(super) fn write(node: &Node, text: &str) {
     both().iter().for_each(|key| write_to(node, *key, text));
 }
 
-fn read(node: &Node, key: VolumeKey) -> String {
+pub(super) fn read(node: &Node, key: VolumeKey) -> String {
     let blocks = node.tool.content(&place(node, key)).expect("the volume is there");
     blocks.get(&0).cloned().unwrap_or_default()
 }
 
 #[track_caller]
-fn expect_content(node: &Node, text: &str, story: &str) {
+pub(super) fn expect_content(node: &Node, text: &str, story: &str) {
     assert_eq!([read(node, IMAGE), read(node, DISK)], [text, text], "{story}");
 }
 
 /// Everything that lies beside the raw disk and is the raw disk's, the disk itself included.
-fn files_of_disk(node: &Node) -> Vec<String> {
+pub(super) fn files_of_disk(node: &Node) -> Vec<String> {
     let directory = node.bench.layout.volumes_dir(true);
     let mark = format!("{}#", DISK.volume);
     let entries = node.bench.disk.list(&directory).expect("listed");
@@ -78,7 +78,7 @@ fn files_of_disk(node: &Node) -> Vec<String> {
 
 /// One incarnation, with so many snapshots, and nothing else.
 #[track_caller]
-fn expect_one_incarnation(node: &Node, snapshots: usize, story: &str) {
+pub(super) fn expect_one_incarnation(node: &Node, snapshots: usize, story: &str) {
     let here = place(node, DISK).file_name().and_then(|name| name.to_str()).expect("a name").to_owned();
     let files = files_of_disk(node);
     assert!(files.contains(&here), "{story}: {files:?}");
@@ -89,7 +89,7 @@ fn expect_one_incarnation(node: &Node, snapshots: usize, story: &str) {
 
 /// The image is where it was, and no clone of it was ever made.
 #[track_caller]
-fn expect_in_place(node: &Node, story: &str) {
+pub(super) fn expect_in_place(node: &Node, story: &str) {
     assert_eq!(place(node, IMAGE), node.path(IMAGE), "M4: {story}");
     assert_eq!(row(node, IMAGE).incarnation, 1, "M4: {story}");
     node.expect_tidy(&[IMAGE]);
@@ -241,7 +241,7 @@ fn a_sibling_deleted_in_the_middle_is_deleted_where_it_is_then() {
     expect_one_incarnation(&node, 1, "the sibling is gone");
 }
 
-fn restarted(node: Node, request: &VolumesSnapshotConfig) -> Node {
+pub(super) fn restarted(node: Node, request: &VolumesSnapshotConfig) -> Node {
     let mut node = node.cut_power();
     node.start();
     tell_raw(&mut node);
@@ -393,7 +393,7 @@ fn lose_row(node: &Node, topic: &str, key: &str) {
 }
 
 /// Runs the request's jobs until so many are done; false when there were fewer.
-fn run_some(node: &mut Node, count: usize) -> bool {
+pub(super) fn run_some(node: &mut Node, count: usize) -> bool {
     for _ in 0..count {
         if node.bench.jobs().is_empty() {
             return false;

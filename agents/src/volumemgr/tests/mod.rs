@@ -3,6 +3,7 @@
 
 mod clones;
 mod crashes;
+mod reverts;
 mod snapshots;
 mod tables;
 mod volumes;
@@ -248,6 +249,7 @@ pub(super) fn request(
         operation: OperationNumber(operation),
         made: false,
         consent: Consent::default(),
+        revert: None,
     }
 }
 

@@ -438,6 +438,7 @@ fn a_preflight_names_every_volume_that_refuses_and_touches_nothing() {
         volumes: both(),
         operation: OperationNumber(operation),
         leaving: Vec::new(),
+        revert: None,
     };
     let guest = node.hold(key(1, 0));
     node.bench.publish(ask(Rollback, 2));

@@ -81,6 +81,7 @@ fn a_request_for_what_was_made_is_refused_where_storage_has_no_record() {
         operation: OperationNumber(5),
         made: true,
         consent: Consent::default(),
+        revert: None,
     };
     let judged = judge(&request, &Stored::Nothing, None, &TwoVolumes, noon());
     assert!(matches!(judged, Verdict::Refuse(why) if why.contains("no record")));
@@ -103,6 +104,7 @@ fn what_looks_damaged_gives_way_only_to_what_was_not_made_yet() {
         operation: OperationNumber(5),
         made,
         consent: Consent::default(),
+        revert: None,
     };
     let damaged = |app| Stored::Damaged { reason: "it is gone".into(), app, remains: BTreeMap::new() };
     let judged = |made, app| judge(&asked(made), &damaged(app), None, &TwoVolumes, noon());
