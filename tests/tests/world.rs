@@ -11,11 +11,11 @@ use holdfast_tests::world::explore::{Bases, Depth, Outcome, Second, Show, ZFS_SE
 use holdfast_tests::world::explore_faults::{explore_single_faults, steps_without_a_call};
 use holdfast_tests::world::faults::{FaultKind, Faults, Fired, KINDS};
 use holdfast_tests::world::ground::locked;
-use holdfast_tests::world::locals::{LOCAL_SEEDS, explore_local};
+use holdfast_tests::world::locals::{LOCAL_SEEDS, REVERT_SEEDS, explore_local};
 use holdfast_tests::world::meddling::{GUARD_SEEDS, RAW_SEEDS};
 use holdfast_tests::world::storage::is_of_raw_disk;
-use holdfast_tests::world::workload::{APP, ON_FILES, ON_RAW, ON_ZFS, Op, Workload, every, snapshot};
-use holdfast_types::{AppInstanceState, LocalAction, SnapshotId};
+use holdfast_tests::world::workload::{APP, ON_FILES, ON_RAW, ON_ZFS, Op, Workload, every, snapshot, volume};
+use holdfast_types::{AppInstanceState, LocalAction, SnapshotId, VolumeId};
 
 /// More reads than a start does.
 const READS_OF_A_START: u64 = 120;
@@ -394,9 +394,39 @@ fn the_power_may_go_at_every_call_of_an_order_on_the_node() {
             LocalAction::CreateSnapshot,
             LocalAction::DeleteSnapshot { snapshot: target },
         ] {
-            let outcome = explore_local(&bases, setting, action, Show::Nothing);
+            let outcome = explore_local(&bases, setting, action.clone(), Show::Nothing);
             expect_kept(&outcome);
             assert!(outcome.cuts > 3, "{setting:?} {action}: {} cuts", outcome.cuts);
         }
     }
+}
+
+/// [004] M1, M2, M4: one volume of a halted application, whatever it lies on, by an order on the node: cut everywhere.
+#[test]
+fn the_power_may_go_at_every_call_of_a_revert_of_one_volume() {
+    let bases = bases();
+    for setting in [ON_FILES[0], ON_RAW[1], ON_RAW[2]] {
+        for n in 1..=setting.volumes {
+            let action = LocalAction::RevertVolume {
+                snapshot: SnapshotId(snapshot(1)),
+                volume: Some(VolumeId(volume(n))),
+                parameters: BTreeMap::new(),
+            };
+            let outcome = explore_local(&bases, setting, action, Show::Violations);
+            expect_kept(&outcome);
+            assert!(outcome.cuts > 3, "{setting:?} {n}: {} cuts", outcome.cuts);
+        }
+    }
+}
+
+#[test]
+fn drawn_workloads_have_single_volumes_reverted() {
+    let bases = bases();
+    let mut reverted = 0;
+    for seed in REVERT_SEEDS + 1..REVERT_SEEDS + 5 {
+        let outcome = explore_seed(&bases, seed, Depth { coins: 0, second: Second::No }, Show::Violations);
+        expect_told(&outcome);
+        reverted += outcome.done_locally.get("revert-volume").copied().unwrap_or_default();
+    }
+    assert!(reverted > 0, "none was done");
 }

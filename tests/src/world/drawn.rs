@@ -17,7 +17,7 @@ use holdfast_types::{LocalAction, SnapshotId, SnapshotState};
 use super::explore::{Bases, Depth, Failure, Outcome, Show, finish, settings_of, trace_of};
 use super::faults::{FaultKind, KINDS};
 use super::ground::locked;
-use super::locals::{LOCAL_SEEDS, operate};
+use super::locals::{LOCAL_SEEDS, REVERT_SEEDS, operate, revert};
 use super::meddling::{GUARD_SEEDS, meddle, open_up};
 use super::tap::Recorder;
 use super::workload::{APP, OPS, Op};
@@ -77,6 +77,9 @@ fn drawn(bases: &Bases, seed: u64, show: Show) -> Result<World, (Violation, Vec<
             }
             if is_operated && !local.next_u64().is_multiple_of(3) {
                 operate(world, &local)?;
+            }
+            if seed >= REVERT_SEEDS && local.next_u64().is_multiple_of(2) {
+                revert(world, &local)?;
             }
             order(world, &chance)?;
             for _ in 0..chance.next_u64() % 60 {

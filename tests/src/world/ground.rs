@@ -56,8 +56,19 @@ pub struct Past {
     pub starts: u64,
     /// The version that the last rollback restored.
     pub restored: u64,
-    /// The rollback that runs: its operation, where to, and whether it was ordered on the node.
-    rolling: Option<(OperationNumber, Phase, RollbackTarget, bool)>,
+    rolling: Option<Rolling>,
+}
+
+/// The rollback that runs.
+#[derive(Debug, Clone)]
+struct Rolling {
+    number: OperationNumber,
+    phase: Phase,
+    target: RollbackTarget,
+    /// It was ordered on the node.
+    is_local: bool,
+    /// The only volumes that it reverts, and then it changes no configuration ([004] M).
+    only: Option<BTreeSet<PathBuf>>,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -230,14 +241,19 @@ impl Ground {
         volume_path: &dyn Fn(&holdfast_types::VolumeKey) -> PathBuf,
         answers: &dyn Fn() -> Vec<Arc<VolumesSnapshotStatus>>,
     ) {
-        let running = row
-            .operation
-            .as_ref()
-            .and_then(|op| Some((op.number, op.phase, op.rollback.clone()?, op.local.is_some())));
+        let running = row.operation.as_ref().and_then(|operation| {
+            let only = || operation.volumes.iter().map(volume_path).collect();
+            Some(Rolling {
+                number: operation.number,
+                phase: operation.phase,
+                target: operation.rollback.clone()?,
+                is_local: operation.local.is_some(),
+                only: operation.revert.as_ref().map(|_| only()),
+            })
+        });
         let past = self.past.entry(app).or_default();
-        let Some((number, phase, target, is_local)) = std::mem::replace(&mut past.rolling, running) else {
-            return;
-        };
+        let Some(rolling) = std::mem::replace(&mut past.rolling, running) else { return };
+        let Rolling { number, phase, target, is_local, only } = rolling;
         let is_running = row.operation.as_ref().is_some_and(|operation| operation.number == number);
         if is_running || phase != Phase::RevertingVolumes {
             return;
@@ -261,8 +277,11 @@ impl Ground {
         }
         match failure {
             None => {
-                (past.version, past.restored) = (cut.version, cut.version);
-                self.live.extend(cut.marks);
+                if only.is_none() {
+                    (past.version, past.restored) = (cut.version, cut.version);
+                }
+                let is_reverted = |path: &PathBuf| only.as_ref().is_none_or(|only| only.contains(path));
+                self.live.extend(cut.marks.into_iter().filter(|(path, _)| is_reverted(path)));
                 let consent = row.last_rollback.as_ref().filter(|done| done.number == number);
                 if let Some(done) = consent {
                     let keys = row.applied.iter().flat_map(|applied| applied.volume_keys());

@@ -16,7 +16,7 @@ use holdfast_agents::runtime::{Entropy, SeededEntropy};
 use holdfast_agents::zedmanager::LocalOrder;
 use holdfast_types::{
     AppId, AppInstanceState, AppPlan, LocalAction, LocalAsk, LocalOrigin, LocalOutcome, OperationNumber,
-    Plan, PlanAnswer, SnapshotId, SnapshotState,
+    Plan, PlanAnswer, SnapshotId, SnapshotState, VolumeId,
 };
 use uuid::Uuid;
 
@@ -28,6 +28,9 @@ use super::{Schedule, Survival, Violation, World};
 
 /// Seeds from here on draw orders on the node as well, besides guards and strangers: on files, on ZFS and on raw disks in turn.
 pub const LOCAL_SEEDS: u64 = 4_000_000_000;
+
+/// And from here on single volumes are reverted by such orders.
+pub const REVERT_SEEDS: u64 = 5_000_000_000;
 
 /// So many steps an answer may take; faults may keep it from coming at all.
 const STEPS_TO_AN_ANSWER: usize = 400;
@@ -54,7 +57,10 @@ pub struct Locals {
 impl Locals {
     /// A rollback to it was ordered on the node: it may bear the failure of that.
     pub fn aimed_at(&self, snapshot: SnapshotId) -> bool {
-        self.agreed.values().any(|(action, _)| *action == LocalAction::Rollback { snapshot })
+        self.agreed.values().any(|(action, _)| {
+            matches!(action, LocalAction::Rollback { .. } | LocalAction::RevertVolume { .. })
+                && action.target() == Some(snapshot)
+        })
     }
 }
 
@@ -72,7 +78,7 @@ impl Ground {
         if let Some(operation) = &row.operation
             && let Some(LocalOrigin { action, digest, .. }) = &operation.local
         {
-            self.local_order_begins(*action, digest, operation.number);
+            self.local_order_begins(action, digest, operation.number);
         }
         let Some(outcome) = &row.last_local else {
             if self.locals.confirmed.as_ref().is_some_and(|(of, _)| *of == app) {
@@ -91,8 +97,8 @@ impl Ground {
         }
     }
 
-    fn local_order_begins(&mut self, action: LocalAction, digest: &str, number: OperationNumber) {
-        if self.locals.agreed.get(digest).is_none_or(|(agreed, _)| *agreed != action) {
+    fn local_order_begins(&mut self, action: &LocalAction, digest: &str, number: OperationNumber) {
+        if self.locals.agreed.get(digest).is_none_or(|(agreed, _)| agreed != action) {
             return self.violated("L7", format_args!("operation {number}: nobody agreed to {action}"));
         }
         let first = *self.locals.begun.entry(digest.to_owned()).or_insert(number);
@@ -113,7 +119,7 @@ impl Ground {
     }
 
     fn local_order_ends(&mut self, row: &AppInstanceState, outcome: &LocalOutcome) {
-        let (app, action) = (row.app.0, outcome.action);
+        let (app, action) = (row.app.0, &outcome.action);
         if let Some(error) = &outcome.error {
             self.note(format_args!("not done on the node: {action}: {error}"));
             // A guard or a tag that was changed meanwhile stops it as it stops the controller's.
@@ -142,7 +148,9 @@ impl Ground {
                 self.violated("L8", format_args!("snapshot {} was given up and is there", outcome.snapshot));
             }
             // What it restored is looked at where all rollbacks are.
-            LocalAction::DeleteSnapshot { .. } | LocalAction::Rollback { .. } => {}
+            LocalAction::DeleteSnapshot { .. }
+            | LocalAction::Rollback { .. }
+            | LocalAction::RevertVolume { .. } => {}
         }
     }
 
@@ -187,8 +195,8 @@ impl World {
     }
 
     /// What an action would do, as far as the node tells.
-    pub fn plan(&mut self, action: LocalAction) -> Result<Option<Plan>, Violation> {
-        let number = self.ask(LocalAsk::Plan(action));
+    pub fn plan(&mut self, action: &LocalAction) -> Result<Option<Plan>, Violation> {
+        let number = self.ask(LocalAsk::Plan(action.clone()));
         match self.answer(number)? {
             Some(PlanAnswer::Planned(plan)) => Ok(Some(*plan)),
             None => Ok(None),
@@ -197,19 +205,19 @@ impl World {
     }
 
     /// Agrees to a plan. The answer has not come yet.
-    fn agree(&mut self, action: LocalAction, digest: &str) -> u64 {
+    fn agree(&mut self, action: &LocalAction, digest: &str) -> u64 {
         let mut ground = locked(&self.ground);
         let place = ground.locals.last_number + 1;
-        ground.locals.agreed.entry(digest.to_owned()).or_insert((action, place));
+        ground.locals.agreed.entry(digest.to_owned()).or_insert((action.clone(), place));
         if let LocalAction::DeleteSnapshot { snapshot } = action {
-            ground.locals.given_up.insert(snapshot);
+            ground.locals.given_up.insert(*snapshot);
         }
         drop(ground);
-        self.ask(LocalAsk::Do { action, digest: digest.to_owned() })
+        self.ask(LocalAsk::Do { action: action.clone(), digest: digest.to_owned() })
     }
 
     /// Agrees to a plan and waits for the answer. What was refused must not happen later.
-    fn carry_out(&mut self, action: LocalAction, digest: &str) -> Result<Option<PlanAnswer>, Violation> {
+    fn carry_out(&mut self, action: &LocalAction, digest: &str) -> Result<Option<PlanAnswer>, Violation> {
         let number = self.agree(action, digest);
         let answer = self.answer(number)?;
         if matches!(answer, Some(PlanAnswer::Refused(_))) {
@@ -218,7 +226,7 @@ impl World {
                 ground.locals.agreed.remove(digest);
             }
             if let LocalAction::DeleteSnapshot { snapshot } = action {
-                ground.locals.given_up.remove(&snapshot);
+                ground.locals.given_up.remove(snapshot);
             }
         }
         Ok(answer)
@@ -226,9 +234,9 @@ impl World {
 
     /// Plans and does, with nothing in between. False if it would be refused or was undone.
     pub fn do_locally(&mut self, action: LocalAction) -> Result<bool, Violation> {
-        let Some(plan) = self.plan(action)? else { return Ok(false) };
+        let Some(plan) = self.plan(&action)? else { return Ok(false) };
         let Some(digest) = plan.digest else { return Ok(false) };
-        if !matches!(self.carry_out(action, &digest)?, Some(PlanAnswer::TakenIn { .. })) {
+        if !matches!(self.carry_out(&action, &digest)?, Some(PlanAnswer::TakenIn { .. })) {
             return Ok(false);
         }
         self.settle()?;
@@ -244,10 +252,37 @@ impl World {
 /// One thing somebody on the node does: a plan, and mostly what follows from it.
 pub fn operate(world: &mut World, chance: &SeededEntropy) -> Result<(), Violation> {
     let action = drawn_action(world, chance);
+    order(world, chance, &action)
+}
+
+/// The application is halted, or about to be, for one of its volumes to be given back ([004] M3), and may run again.
+pub fn revert(world: &mut World, chance: &SeededEntropy) -> Result<(), Violation> {
+    activate(world, false);
+    some_steps(world, chance, 80)?;
+    let action = drawn_revert(world, chance);
+    order(world, chance, &action)?;
+    some_steps(world, chance, 40)?;
+    activate(world, true);
+    Ok(())
+}
+
+fn activate(world: &mut World, runs: bool) {
+    world.order(|orders| {
+        if orders.app(APP).is_some() {
+            orders.edit(|device| {
+                device.app(APP).activate(runs);
+            });
+        }
+    });
+    locked(&world.ground).note(format_args!("the controller orders activate: {runs}"));
+}
+
+fn order(world: &mut World, chance: &SeededEntropy, action: &LocalAction) -> Result<(), Violation> {
     let Some(plan) = world.plan(action)? else { return Ok(()) };
     if chance.next_u64().is_multiple_of(4) {
         // A digest nobody was shown for this.
-        let number = world.ask(LocalAsk::Do { action, digest: "0123456789abcdef".to_owned() });
+        let number =
+            world.ask(LocalAsk::Do { action: action.clone(), digest: "0123456789abcdef".to_owned() });
         if let Some(answer @ PlanAnswer::TakenIn { .. }) = world.answer(number)? {
             return Err(Violation { what: format!("L7: a wrong digest, and {answer:?}") });
         }
@@ -287,12 +322,29 @@ fn some_steps(world: &mut World, chance: &SeededEntropy, at_most: u64) -> Result
     Ok(())
 }
 
-fn drawn_action(world: &World, chance: &SeededEntropy) -> LocalAction {
+/// Of a snapshot that is known, mostly, and a volume that it may hold.
+fn drawn_revert(world: &World, chance: &SeededEntropy) -> LocalAction {
+    let volume = match chance.next_u64() % 4 {
+        0 => None,
+        number => Some(VolumeId(super::workload::volume(number as u8))),
+    };
+    let parameters = match chance.next_u64() % 8 {
+        0 => BTreeMap::from([("copy-method".to_owned(), "copy".to_owned())]),
+        _ => BTreeMap::new(),
+    };
+    LocalAction::RevertVolume { snapshot: drawn_snapshot(world, chance), volume, parameters }
+}
+
+fn drawn_snapshot(world: &World, chance: &SeededEntropy) -> SnapshotId {
     let known: Vec<SnapshotId> =
         world.row_of_app().map(|row| row.snapshots.keys().copied().collect()).unwrap_or_default();
     let nobodys = SnapshotId(Uuid::from_u128(0xdead));
     let number = chance.next_u64().checked_rem(known.len() as u64).unwrap_or_default();
-    let snapshot = known.get(usize::try_from(number).unwrap_or_default()).copied().unwrap_or(nobodys);
+    known.get(usize::try_from(number).unwrap_or_default()).copied().unwrap_or(nobodys)
+}
+
+fn drawn_action(world: &World, chance: &SeededEntropy) -> LocalAction {
+    let snapshot = drawn_snapshot(world, chance);
     match chance.next_u64() % 5 {
         0 | 1 => LocalAction::Rollback { snapshot },
         2 | 3 => LocalAction::CreateSnapshot,
@@ -310,15 +362,19 @@ pub fn explore_local(bases: &Bases, setting: Setting, action: LocalAction, show:
     let begun =
         World::after_cut(&base, Survival::Lost, Recorder::Off, Schedule::Fixed).and_then(|mut world| {
             world.settle()?;
+            if matches!(action, LocalAction::RevertVolume { .. }) {
+                activate(&mut world, false);
+                world.settle()?;
+            }
             let before = world.tap.disk.fingerprint();
-            let digest = world.plan(action)?.and_then(|plan| plan.digest);
+            let digest = world.plan(&action)?.and_then(|plan| plan.digest);
             world.run()?;
             if world.tap.disk.fingerprint() != before {
                 return Err(Violation { what: "L8: a plan changed something".to_owned() });
             }
             let digest = digest.ok_or_else(|| Violation { what: "L8: refused for nothing".to_owned() })?;
             world.tap.record(Recorder::All(vec![world.moment()]));
-            world.agree(action, &digest);
+            world.agree(&action, &digest);
             Ok(world)
         });
     match begun {

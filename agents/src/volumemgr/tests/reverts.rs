@@ -129,11 +129,12 @@ fn what_the_snapshot_does_not_hold_or_never_changes_is_refused() {
 /// [004] M6: the record says something of a volume that is not so. Told, never guessed, and nothing is touched.
 #[test]
 fn a_broken_link_from_a_snapshot_to_its_volume_is_told() {
-    let of_another = |meta: &mut RecordedMeta| meta.handler = "qcow2".into();
-    let unnamed = |meta: &mut RecordedMeta| meta.storage_name = "-d".into();
-    let broken: [(&dyn Fn(&mut RecordedMeta), &str); 2] = [
-        (&of_another, "was cut by the handler qcow2, and is now file's"),
-        (&unnamed, "its link to volume 00000011-0000-0000-0000-000000000002 is broken"),
+    type Edit = fn(&mut RecordedMeta);
+    let of_another: Edit = |meta: &mut RecordedMeta| meta.handler = "qcow2".into();
+    let unnamed: Edit = |meta: &mut RecordedMeta| meta.storage_name = "-d".into();
+    let broken: [(Edit, &str); 2] = [
+        (of_another, "was cut by the handler qcow2, and is now file's"),
+        (unnamed, "its link to volume 00000011-0000-0000-0000-000000000002 is broken"),
     ];
     for (edit, words) in broken {
         let node = snapshotted();
