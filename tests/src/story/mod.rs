@@ -474,7 +474,7 @@ impl Story {
 
     /// Agrees to the plan as it is now; panics where it would be refused.
     pub fn order(&self, action: LocalAction) -> LocalOutcome {
-        let plan = self.plan(action);
+        let plan = self.plan(action.clone());
         let digest = plan.digest.unwrap_or_else(|| panic!("refused: {:?}", plan.refusal));
         match self.ask(LocalAsk::Do { action, digest }) {
             PlanAnswer::TakenIn { outcome, before: false } => outcome,
@@ -484,7 +484,7 @@ impl Story {
 
     /// Whoever asks again with the same digest is told, in the end that it was done.
     pub fn expect_done(&self, order: &LocalOutcome) {
-        let again = LocalAsk::Do { action: order.action, digest: order.digest.clone() };
+        let again = LocalAsk::Do { action: order.action.clone(), digest: order.digest.clone() };
         self.until(&format!("{} to be over", order.action), || match self.ask(again.clone()) {
             PlanAnswer::TakenIn { outcome, before: true } => {
                 assert_eq!((outcome.operation, &outcome.error), (order.operation, &None));

@@ -32,7 +32,7 @@ fn a_full_disk_is_told_by_the_plan_and_freed_by_a_local_deletion() {
     }
     story.expect_undisturbed();
     let delete = LocalAction::DeleteSnapshot { snapshot: SnapshotId(snapshot(1)) };
-    let plan = story.plan(delete);
+    let plan = story.plan(delete.clone());
     assert!(plan.space.values().all(|space| space.needed_bytes == 0), "{plan:?}");
     story.order(delete);
     story.expect_unreported(1);

@@ -491,6 +491,7 @@ fn a_preflight_tells_the_space_and_refuses_too_little_by_volume_and_bytes() {
             volumes: both(),
             operation: OperationNumber(operation),
             leaving: Vec::new(),
+            revert: None,
         });
         node.settle();
         let asked = if action == Create { snapshot(2) } else { snapshot(1) };
