@@ -226,10 +226,13 @@ fn operation_document(app: AppId, app_name: String, operation: &Operation, state
     }
 }
 
-/// Per cent of the volumes that the next configuration waits for; the other phases are short and not measured.
+/// Per cent of the volumes that the next configuration waits for, or of the clones that are made for a rollback ([004] M2); all
+/// else is short and not measured.
 fn progress(view: &View, operation: &Operation) -> Option<u8> {
-    if operation.phase != Phase::PreparingVolumes {
-        return None;
+    match operation.phase {
+        Phase::PreparingVolumes => {}
+        Phase::RevertingVolumes => return clone_progress(view, operation),
+        _ => return None,
     }
     let keys = operation.next.as_ref().map(AppInstanceConfig::volume_keys)?;
     let done = |key| match view.volumes.get(key) {
@@ -239,6 +242,15 @@ fn progress(view: &View, operation: &Operation) -> Option<u8> {
     };
     let total: u64 = keys.iter().map(done).sum();
     (!keys.is_empty()).then(|| (total / keys.len() as u64).min(100) as u8)
+}
+
+/// None while nothing is being cloned, or where all of it is.
+fn clone_progress(view: &View, operation: &Operation) -> Option<u8> {
+    let volumes = operation.volumes.iter().filter_map(|key| view.volumes.get(key));
+    let cloned = volumes.filter(|it| it.state == SwState::CreatedVolume && it.progress < 100);
+    let percents: Vec<u64> = cloned.map(|it| u64::from(it.progress)).collect();
+    let total: u64 = percents.iter().sum();
+    total.checked_div(percents.len() as u64).and_then(|mean| u8::try_from(mean).ok())
 }
 
 pub fn plan(view: &View, app: AppId, plan: &Plan) -> PlanDocument {
@@ -379,5 +391,55 @@ pub fn phase_name(phase: Phase) -> &'static str {
         Phase::DeletingSnapshots => "deleting-snapshots",
         Phase::CuttingSnapshots => "cutting-snapshots",
         Phase::RevertingVolumes => "reverting-volumes",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use holdfast_types::{Format, VolumeId, VolumeKey};
+    use uuid::Uuid;
+
+    use super::*;
+
+    fn key(number: u128) -> VolumeKey {
+        VolumeKey::new(VolumeId(Uuid::from_u128(number)), 1)
+    }
+
+    fn volume_at(number: u128, progress: u8) -> (VolumeKey, Arc<VolumeStatus>) {
+        let status = VolumeStatus {
+            key: key(number),
+            display_name: String::new(),
+            state: SwState::CreatedVolume,
+            progress,
+            format: Some(Format::Raw),
+            read_only: false,
+            size_bytes: 1,
+            allocated_bytes: 1,
+            file_location: String::new(),
+            incarnation: 1,
+            used_by: Vec::new(),
+            held_by: Vec::new(),
+            error: None,
+        };
+        (key(number), Arc::new(status))
+    }
+
+    /// [004] M2: how far a clone is shows on the operation that waits for it, whatever the volumes beside it are at.
+    #[test]
+    fn the_progress_of_clones_is_the_operations() {
+        let operation =
+            crate::zedmanager::testing::operation(OperationKind::Rollback, Phase::RevertingVolumes);
+        let operation = Operation { volumes: vec![key(1), key(2), key(3)], ..operation };
+        let of = |volumes: [u8; 3]| {
+            let statuses = volumes.into_iter().zip(1..).map(|(progress, number)| volume_at(number, progress));
+            let mut view = View::default();
+            view.volumes.extend(statuses);
+            progress(&view, &operation)
+        };
+        assert_eq!(of([100, 30, 50]), Some(40), "the first is reverted in place");
+        assert_eq!(of([100, 0, 100]), Some(0));
+        assert_eq!(of([100, 100, 100]), None);
     }
 }

@@ -208,7 +208,7 @@ pub struct OperationDocument {
     pub snapshots: Vec<SnapshotId>,
     pub rollback_to: Option<SnapshotId>,
     pub volumes: Vec<VolumeKeyDocument>,
-    /// Of the volumes being prepared; null where nothing can be measured.
+    /// Of the volumes being prepared, or being cloned for a rollback; null where nothing can be measured.
     pub progress_percent: Option<u8>,
     pub error: Option<ErrorDocument>,
 }
