@@ -22,8 +22,8 @@ use holdfast_persist::{PersistLayout, RecordError, crashsafe, record};
 use holdfast_pubsub::DamagedRow;
 use holdfast_types::{
     AppId, ContentTreeId, EntityKind, ErrorReport, Format, Generation, RecordedMeta, Replacement, Severity,
-    SnapshotId, SnapshotInstanceStatus, SnapshotIntent, Timestamp, Topic, VolumeId, VolumeKey, VolumeRecord,
-    VolumeSnapshotMeta, VolumeStage, VolumesSnapshotStatus, error_chain,
+    SnapshotAction, SnapshotId, SnapshotInstanceStatus, SnapshotIntent, Timestamp, Topic, VolumeId,
+    VolumeKey, VolumeRecord, VolumeSnapshotMeta, VolumeStage, VolumesSnapshotStatus, error_chain,
 };
 use holdfast_volumehandlers::{FoundVolume, HandlerCx, Registry, SnapshotName, placement};
 
@@ -260,15 +260,17 @@ impl<'a> Look<'a> {
             .is_ok()
     }
 
-    /// Of two incarnations of a volume whose row was lost: what an intent says; else the one that has the snapshots, which go
-    /// from one to the next only when that is in force; else the older, which was in force for sure.
+    /// Of two incarnations of a volume whose row was lost: what a rollback's intent says; else the one that has the snapshots,
+    /// which go from one to the next only when that is in force; else the older, which was in force for sure.
     fn in_force(&self, key: &VolumeKey, one: Stray, other: Stray) -> Stray {
         let [older, newer] = {
             let mut both = [one, other];
             both.sort_by_key(|stray| placement::incarnation(stray.file_location.as_ref()));
             both
         };
-        let is_newer = match self.clones_of(key).next() {
+        // A deletion that took a rollback over no longer tells how far that was; the snapshots do.
+        let is_rollback = |(intent, _): &(&SnapshotIntent, _)| intent.action == SnapshotAction::Rollback;
+        let is_newer = match self.clones_of(key).find(is_rollback) {
             Some((intent, clone)) => {
                 clones_are_in_force(intent) && clone.fresh_location == newer.file_location
             }

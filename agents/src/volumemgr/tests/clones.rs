@@ -362,6 +362,38 @@ fn the_row_of_a_volume_that_is_being_cloned_may_be_lost_anywhere() {
     }
 }
 
+/// What was replaced cannot go, because a stranger has it open: the answer is given, the snapshot is given up, and then the row
+/// is lost. The intent is a deletion's by then; the snapshots tell which incarnation is in force.
+#[test]
+fn the_row_may_be_lost_when_a_deletion_has_taken_a_rollback_over() {
+    let mut node = snapshotted();
+    let old = place(&node, DISK);
+    node.bench.publish(request(Rollback, 2, &both()));
+    while node.intents().iter().all(|intent| intent.stage != IntentStage::Repointing) {
+        node.bench.run_job(|_: &VolumeJob| true);
+    }
+    let held = node.tool.hold(&old);
+    node.wait(Duration::from_secs(30));
+    node.expect_success(Rollback, 2);
+    assert_eq!(row(&node, DISK).incarnation, 2);
+    assert!(node.is_there(&old), "it is kept open");
+    write(&node, "third");
+    node.bench.unpublish::<VolumesSnapshotConfig>(&snapshot(1));
+    assert_eq!(node.intents()[0].action, SnapshotAction::Delete);
+    lose_row(&node, VolumeRecord::NAME, &DISK.to_string());
+    drop(held);
+    let mut node = node.cut_power();
+    node.start();
+    tell_raw(&mut node);
+    node.bench.publish(blank(IMAGE));
+    both().iter().for_each(|key| node.bench.publish(VolumeRefConfig { key: reference(*key) }));
+    node.everybody_speaks();
+    node.wait(Duration::from_secs(5));
+    expect_content(&node, "third", "nothing older came back");
+    expect_one_incarnation(&node, 0, "the snapshot is gone");
+    assert_eq!(row(&node, DISK).incarnation, 2);
+}
+
 /// The intent is lost: what its row of the volume says is in force, what it had begun beside it goes, and no snapshot does.
 #[test]
 fn the_intent_of_a_clone_may_be_lost_anywhere() {
