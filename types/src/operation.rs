@@ -187,6 +187,9 @@ pub struct AppInstanceState {
     pub controlled_by: Option<HaState>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_rollback: Option<DoneRollback>,
+    /// When its installation began: an application of the same id that was deleted had another life. None in rows of older releases.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub installed_at: Option<Timestamp>,
     /// The last order on the node itself that was taken in ([000] L8).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_local: Option<LocalOutcome>,

@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::blocker::Consent;
-use crate::error::ErrorReport;
+use crate::error::{ErrorReport, Timestamp};
 use crate::guard::LocalChange;
 use crate::ids::{AppId, OperationNumber, SnapshotId, VolumeId};
 use crate::judgement::Blockers;
@@ -187,8 +187,9 @@ pub fn digest_of<'a>(lines: impl IntoIterator<Item = &'a str>) -> String {
 
 /// By whose order a snapshot is made on the node itself: the id that it will have. The same as long as no operation has begun
 /// since, so that a plan can tell it and a retry finds it.
-pub fn local_snapshot_id(app: AppId, number: OperationNumber) -> SnapshotId {
-    SnapshotId(uuid::Uuid::new_v5(&app.0, format!("snapshot of operation {number}").as_bytes()))
+pub fn local_snapshot_id(app: AppId, installed_at: Option<Timestamp>, number: OperationNumber) -> SnapshotId {
+    let life = installed_at.map_or(0, |time| time.timestamp_micros());
+    SnapshotId(uuid::Uuid::new_v5(&app.0, format!("snapshot of operation {number} since {life}").as_bytes()))
 }
 
 /// A local order, kept with the operation that carries it out.
@@ -296,10 +297,12 @@ mod tests {
 
     #[test]
     fn a_local_snapshots_id_is_that_of_one_operation_of_one_application() {
-        let id = local_snapshot_id(app(), OperationNumber(7));
-        assert_eq!(id, local_snapshot_id(app(), OperationNumber(7)));
-        assert_ne!(id, local_snapshot_id(app(), OperationNumber(8)));
-        assert_ne!(id, local_snapshot_id(AppId(Uuid::from_u128(1)), OperationNumber(7)));
+        let then = Timestamp::from_timestamp(1_700_000_000, 0);
+        let id = local_snapshot_id(app(), then, OperationNumber(7));
+        assert_eq!(id, local_snapshot_id(app(), then, OperationNumber(7)));
+        assert_ne!(id, local_snapshot_id(app(), then, OperationNumber(8)));
+        assert_ne!(id, local_snapshot_id(app(), None, OperationNumber(7)), "installed again: another life");
+        assert_ne!(id, local_snapshot_id(AppId(Uuid::from_u128(1)), then, OperationNumber(7)));
         assert_eq!(id.to_string().parse::<SnapshotId>().expect("an id"), id);
     }
 

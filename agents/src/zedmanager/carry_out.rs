@@ -67,6 +67,9 @@ pub fn carry_out(state: &mut AppInstanceState, decision: Decision, facts: &Facts
 fn begin_operation(state: &mut AppInstanceState, plan: NewOperation, facts: &Facts<'_>) {
     let phase = plan.first_phase();
     state.last_operation = state.last_operation.next();
+    if plan.kind == OperationKind::Install {
+        state.installed_at.get_or_insert(facts.now);
+    }
     if let Some(target) = &plan.rollback {
         // [003] A4: used up in the same atomic write that begins the rollback.
         state.rollback_counter = target.counter;
@@ -80,7 +83,7 @@ fn begin_operation(state: &mut AppInstanceState, plan: NewOperation, facts: &Fac
             digest: local.digest.clone(),
             snapshot: local.action.target().or(plan.snapshots.first().map(|desc| desc.id)).unwrap_or_else(
                 // Never: an action without a target makes a snapshot.
-                || local_snapshot_id(state.app, state.last_operation),
+                || local_snapshot_id(state.app, state.installed_at, state.last_operation),
             ),
             operation: Some(state.last_operation),
             is_running: true,

@@ -215,6 +215,7 @@ pub(super) fn bare_state(app: AppId) -> AppInstanceState {
         last_failure: None,
         controlled_by: None,
         last_rollback: None,
+        installed_at: None,
         last_local: None,
         downtimes: BTreeMap::new(),
     }

@@ -57,7 +57,7 @@ pub enum How {
 
 /// The plan of what is asked, as things are now.
 pub fn plan(state: &AppInstanceState, facts: &Facts<'_>, asked: &Asked) -> Planned {
-    let next = local_snapshot_id(state.app, state.last_operation.next());
+    let next = local_snapshot_id(state.app, state.installed_at, state.last_operation.next());
     let mut draft = Draft::new(asked.action.clone(), asked.action.target().unwrap_or(next));
     let (received, applied) = match ready(state, facts, &asked.action) {
         Ok(configs) => configs,
@@ -415,6 +415,7 @@ impl Draft {
             state.app.to_string(),
             self.plan.action.to_string(),
             self.plan.snapshot.to_string(),
+            state.installed_at.map(|time| time.timestamp_micros()).unwrap_or_default().to_string(),
             state.last_operation.to_string(),
             self.plan.destroys.digest(),
             before.to_owned(),

@@ -393,6 +393,7 @@ fn state(app: u64, operation: Option<Operation>, snapshots: &[(u64, SnapshotStat
         last_failure: None,
         controlled_by: None,
         last_rollback: None,
+        installed_at: None,
         last_local: None,
         downtimes: BTreeMap::new(),
     }

@@ -45,6 +45,8 @@ pub struct Locals {
     begun: BTreeMap<String, OperationNumber>,
     /// The last one that the node called taken in.
     confirmed: Option<(Uuid, String)>,
+    /// The last operation of each application: with a smaller one it has begun another life.
+    last_operation: BTreeMap<Uuid, OperationNumber>,
     /// Orders that were over when the row was looked at last.
     over: BTreeSet<String>,
     /// Snapshots that exist by such an order.
@@ -70,6 +72,34 @@ impl Ground {
         self.locals.made.contains(&snapshot)
             && !self.locals.given_up.contains(&snapshot)
             && self.orders.app(app).is_some()
+    }
+
+    /// Deleted, and listed again by an older configuration, all in one step (seed 4000000654): what was ordered before is gone
+    /// with it, and the clock of the World may give the same ids again.
+    pub fn another_life(&mut self, row: &AppInstanceState) {
+        let app = row.app.0;
+        let before = self.locals.last_operation.insert(app, row.last_operation);
+        if before.is_none_or(|before| before <= row.last_operation) {
+            return;
+        }
+        self.local_orders_end(app);
+        let made: Vec<SnapshotId> = self
+            .locals
+            .made
+            .iter()
+            .copied()
+            .filter(|id| self.cuts.get(id).is_none_or(|cut| cut.app == app))
+            .collect();
+        for id in made {
+            self.cuts.remove(&id);
+            self.promised.remove(&id);
+            self.locals.made.remove(&id);
+            self.locals.given_up.remove(&id);
+        }
+        if app == APP {
+            // Orders on the node are about this one only.
+            (self.locals.begun, self.locals.over) = Default::default();
+        }
     }
 
     /// A row of zedmanager's, as far as orders on the node are concerned.

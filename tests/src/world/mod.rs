@@ -458,6 +458,7 @@ impl World {
             if !self.rows_seen.iter().any(|seen| Arc::ptr_eq(seen, row)) {
                 let answers = || self.services.bus.rows::<VolumesSnapshotStatus>();
                 let storage = ground.storage;
+                ground.another_life(row);
                 ground.row_changed(row, &|key| storage.path(&self.layout, key), &answers);
                 ground.rollback_enters(row, || self.guard_of(row.app));
                 ground.local_order_moves(row);
