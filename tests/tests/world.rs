@@ -430,3 +430,14 @@ fn drawn_workloads_have_single_volumes_reverted() {
     }
     assert!(reverted > 0, "none was done");
 }
+
+/// What the World found while orders on the node were drawn: a rollback that is done, and in the same step another to the same
+/// snapshot that is refused (the model took the one for the other); an application that is deleted and listed again in one step.
+#[test]
+fn what_was_found_while_orders_were_given_on_the_node() {
+    let bases = bases();
+    for seed in [4_000_000_131, 4_000_000_654] {
+        let outcome = explore_seed(&bases, seed, ONE_CUT, Show::Nothing);
+        expect_told(&outcome);
+    }
+}
