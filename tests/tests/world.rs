@@ -441,3 +441,10 @@ fn what_was_found_while_orders_were_given_on_the_node() {
         expect_told(&outcome);
     }
 }
+
+/// An application was deleted and brought back by an older configuration. It cut a snapshot under the old id, by an operation of
+/// the old number, and was rolled back to it on the node: the model took it for the first one and missed that one's content.
+#[test]
+fn an_application_that_is_brought_back_has_snapshots_of_its_own() {
+    expect_kept(&explore_seed(&bases(), REVERT_SEEDS + 117, ONE_CUT, Show::Nothing));
+}

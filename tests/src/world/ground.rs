@@ -57,6 +57,7 @@ pub struct Past {
     /// The version that the last rollback restored.
     pub restored: u64,
     rolling: Option<Rolling>,
+    last_operation: OperationNumber,
 }
 
 /// The rollback that runs.
@@ -217,6 +218,11 @@ impl Ground {
         answers: &dyn Fn() -> Vec<Arc<VolumesSnapshotStatus>>,
     ) {
         let app = row.app.0;
+        let past = self.past.entry(app).or_default();
+        let before = std::mem::replace(&mut past.last_operation, row.last_operation);
+        if row.applied.is_none() && row.last_operation < before {
+            self.application_ends(app);
+        }
         self.rollback_moves(app, row, volume_path, answers);
         for (id, entry) in &row.snapshots {
             let available = matches!(entry.state, SnapshotState::Available(_));
@@ -229,6 +235,14 @@ impl Ground {
         for id in promised {
             self.still_promised(row, id);
         }
+    }
+
+    /// One of the same id that comes later, by an older configuration, is another: its operations are counted anew, and what it
+    /// cuts under an id that was used is no snapshot of this one's.
+    pub fn application_ends(&mut self, app: Uuid) {
+        self.cuts.retain(|_, cut| cut.app != app);
+        let cuts = &self.cuts;
+        self.promised.retain(|id| cuts.contains_key(id));
     }
 
     /// A rollback is done when its operation, having come to the volumes, is gone from the row: from then on the volumes

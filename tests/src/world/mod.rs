@@ -466,6 +466,7 @@ impl World {
         }
         for gone in self.rows_seen.iter().filter(|seen| !rows.iter().any(|row| row.app == seen.app)) {
             ground.local_orders_end(gone.app.0);
+            ground.application_ends(gone.app.0);
         }
         for answer in self.services.bus.rows::<AppPlan>() {
             ground.local_order_confirmed(&answer);
