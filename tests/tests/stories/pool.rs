@@ -3,6 +3,7 @@
 use holdfast_agents::settings::ZfsChoice;
 use holdfast_agents::wire::info::ErrorInfo;
 use holdfast_tests::story::*;
+use holdfast_types::{LocalAction, SnapshotId, VolumeId};
 
 /// A state of the report.
 const RUNNING: i32 = 7;
@@ -129,6 +130,50 @@ fn what_stands_in_the_way_of_a_rollback_is_named_and_the_application_goes_on() {
     story.roll_back(1);
     story.expect_running("1");
     story.expect_content(DATA, 1, b'a');
+    story.expect_no_app_error();
+}
+
+/// [004] M1, M3, M5: the data alone goes back, in place, any number of times; the image beside it is left alone. Not under a
+/// running guest, not for a wish that nobody knows, and not past what somebody else made.
+#[test]
+fn one_volume_goes_back_by_itself_on_a_pool() {
+    let Some(story) = upgraded() else { return };
+    let wish = |key: &str| LocalAction::RevertVolume {
+        snapshot: SnapshotId(snapshot(1)),
+        volume: Some(VolumeId(DATA)),
+        parameters: [(key.to_owned(), "1".to_owned())]
+            .into_iter()
+            .filter(|(key, _)| !key.is_empty())
+            .collect(),
+    };
+    let expect_refused = |action: LocalAction, words: &str| {
+        let refusal = story.plan(action).refusal.expect(words);
+        assert!(refusal.contains(words), "{refusal}");
+    };
+    expect_refused(wish(""), "halted");
+    story.activate(false);
+    story.expect_halted("2");
+    expect_refused(wish("speed"), "speed");
+
+    let device = story.image(DATA, 1);
+    let pool = story.pool.as_ref().expect("on a pool");
+    pool.operate(&device, &["snapshot", "%@daily"]);
+    expect_refused(wish(""), "1 (daily)");
+    pool.operate(&device, &["destroy", "%@daily"]);
+
+    let is_volume = |line: &&str| !line.contains('@');
+    let volumes = |listed: &str| listed.lines().filter(is_volume).map(str::to_owned).collect::<Vec<_>>();
+    let before = pool.listed();
+    for content in *b"bcd" {
+        story.guest_writes(DATA, 1, content);
+        let order = story.order(wish(""));
+        story.expect_done(&order);
+        story.expect_content(DATA, 1, b'a');
+        story.expect_content(IMAGE, 2, b'2');
+        assert_eq!(volumes(&pool.listed()), volumes(&before), "the same volumes, by their guids");
+    }
+    story.activate(true);
+    story.expect_running("2");
     story.expect_no_app_error();
 }
 
