@@ -16,7 +16,7 @@ FEATURES = $(shell pkg-config --exists libzfs 2>/dev/null && echo --features hol
 TARGET_DIR := $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR),target)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test fmt-check clippy build install uninstall soak-build soak soak-twice soak-real recovery zfs-guest zfs-test powercut mutants
+.PHONY: help setup demo test fmt-check clippy build install uninstall soak-build soak soak-twice soak-real recovery zfs-guest zfs-test zfs-test-more powercut mutants
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -34,6 +34,7 @@ test: setup fmt-check clippy ## everything: format, lints, all tests (those on a
 	$(CARGO) test --workspace $(FEATURES) --no-run
 	timeout $(TIMEOUT_FLAGS) $(TEST_TIMEOUT) $(CARGO) test --workspace $(FEATURES)
 	$(MAKE) --no-print-directory zfs-test
+	$(MAKE) --no-print-directory zfs-test-more
 
 zfs-guest: setup ## the guest that make zfs-test runs in, with OpenZFS's modules compiled: minutes the first time, then at once
 	@tests/zfsguest/build.sh $(TARGET_DIR)/zfsguest
@@ -41,6 +42,10 @@ zfs-guest: setup ## the guest that make zfs-test runs in, with OpenZFS's modules
 zfs-test: zfs-guest ## tests on real OpenZFS, inside a guest: under 3 minutes (ZFS_TEST_FLAGS=--required: no skipping)
 	$(CARGO) build $(FEATURES) --package holdfast-tests --bin zfs-test
 	timeout $(TIMEOUT_FLAGS) 1600 $(TARGET_DIR)/debug/zfs-test $(FEATURES) $(ZFS_TEST_FLAGS)
+
+zfs-test-more: zfs-guest ## what of them takes longer: the decision table of guarded rollback, the long chain by the zfs command
+	$(CARGO) build $(FEATURES) --package holdfast-tests --bin zfs-test
+	timeout $(TIMEOUT_FLAGS) 1200 $(TARGET_DIR)/debug/zfs-test --more $(FEATURES) $(ZFS_TEST_FLAGS)
 
 # Both are components of the Rust toolchain that a machine may lack. Continuous integration has them.
 fmt-check:

@@ -17,18 +17,24 @@ use holdfast_tests::zfs_guest::ZfsGuest;
 use holdfast_tests::zfs_guest::trial::Trial;
 
 /// Test targets that mean something on ZFS, and what goes to each; the longest first. What tests fakes needs no guest.
-const TRIALS: [(&str, &str); 6] = [
+const TRIALS: [(&str, &str); 5] = [
     // ZFS volumes by each way to speak to ZFS.
     ("zvol_real", "zfs_command"),
     ("zvol_real", "--skip the_fake --skip zfs_command"),
     // Whole nodes. One story after the other: beside each other they keep devices from appearing in time.
-    ("stories", "pool:: --test-threads=1"),
-    // What stands in the way of a rollback, case by case.
-    ("stories", "pool_decision:: --test-threads=1"),
+    ("stories", "pool:: --skip by_the_zfs_command --test-threads=1"),
     // The qcow2 suite with its images on a ZFS file system.
     ("conformance", "--skip the_fake"),
     // Pools of their own, which they bring into trouble.
     ("zvol_real_trouble", "--test-threads=1"),
+];
+
+/// What takes longer than everybody should wait for.
+const MORE_TRIALS: [(&str, &str); 2] = [
+    // What stands in the way of a rollback, case by case.
+    ("stories", "pool_decision:: --test-threads=1"),
+    // The same as by the library, so it comes second.
+    ("stories", "by_the_zfs_command --test-threads=1"),
 ];
 
 /// Runs tests on real OpenZFS, inside guests
@@ -38,6 +44,9 @@ struct Arguments {
     /// Of all in the workspace, the test targets to run; without it, all that are about ZFS
     #[arg(long = "test")]
     tests: Vec<String>,
+    /// In place of the usual tests those that take longer: the decision table, the long chain by the command
+    #[arg(long, conflicts_with = "tests")]
+    more: bool,
     /// Goes to cargo: features the tests are built with
     #[arg(long)]
     features: Option<String>,
@@ -61,9 +70,11 @@ struct Arguments {
 impl Arguments {
     /// Test targets, and what goes to each.
     fn chosen(&self) -> Vec<(String, String)> {
-        let usual = TRIALS.map(|(test, arguments)| (test.to_owned(), arguments.to_owned()));
+        let trials: &[(&str, &str)] = if self.more { &MORE_TRIALS } else { &TRIALS };
+        let owned = |(test, arguments): &(&str, &str)| ((*test).to_owned(), (*arguments).to_owned());
+        let usual: Vec<(String, String)> = trials.iter().map(owned).collect();
         if self.tests.is_empty() && self.test_arguments.is_empty() {
-            return usual.to_vec();
+            return usual;
         }
         let is_wanted = |test: &String| self.tests.is_empty() || self.tests.contains(test);
         if self.test_arguments.is_empty() {
@@ -73,7 +84,7 @@ impl Arguments {
         }
         let mut tests = self.tests.clone();
         if tests.is_empty() {
-            tests = usual.map(|(test, _)| test).to_vec();
+            tests = usual.into_iter().map(|(test, _)| test).collect();
             tests.dedup();
         }
         tests.into_iter().map(|test| (test, self.test_arguments.join(" "))).collect()
