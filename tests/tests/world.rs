@@ -231,6 +231,13 @@ fn a_volume_may_go_with_its_last_snapshot_while_the_other_volume_is_still_seen_t
     expect_kept(&explore_seed(&bases(), 10_887, TWO_CUTS, Show::Nothing));
 }
 
+/// volumemgr could not look at storage when the node started, and the application was deleted meanwhile: when storage was known
+/// in the end, no application was left in whose name the snapshot's directory could be swept (drawn seed 15105).
+#[test]
+fn the_directory_of_a_snapshot_goes_when_storage_is_known_only_after_its_application_is_gone() {
+    expect_kept(&explore_seed(&bases(), 15_105, ONE_CUT, Show::Nothing));
+}
+
 /// A configuration was cut off while it was saved, and the start after it could not list the directory: what is left goes at
 /// the next start. The check wanted it gone at once (drawn seed 11143).
 #[test]

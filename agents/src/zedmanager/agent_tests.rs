@@ -344,6 +344,30 @@ fn remains_without_a_row_go_when_storage_is_known() {
     assert!(!node.has_directory(1));
 }
 
+/// Storage could not be looked at when the node started, and meanwhile the application was deleted: when it is known in the
+/// end, there is nobody whose event would sweep. The World's seed 15105.
+#[test]
+fn remains_go_when_storage_is_known_also_where_no_application_is_left() {
+    for is_told_first in [false, true] {
+        let mut node = Node::unstarted();
+        node.disk.create_dir(&layout().snapshot_dir(&snapshot_id(1)), 0o700).expect("made");
+        node.disk.sync_dir(&layout().snapshots_dir()).expect("durable");
+        node.bench.start();
+        if is_told_first {
+            node.bench.signal_restarted::<VolumesSnapshotStatus>();
+            node.bench.settle();
+        }
+        assert!(node.has_directory(1), "nobody has looked yet");
+        node.bench.run_jobs();
+        if !is_told_first {
+            assert!(node.has_directory(1), "volumemgr may have it");
+            node.bench.signal_restarted::<VolumesSnapshotStatus>();
+            node.bench.settle();
+        }
+        assert!(!node.has_directory(1), "told before the inventory: {is_told_first}");
+    }
+}
+
 /// [003] G8: a start after a boot waits for the delay; a guest that runs already is left alone.
 #[test]
 fn the_start_delay_counts_for_a_guest_that_is_down() {

@@ -40,7 +40,7 @@ impl Zedmanager {
 
     /// The three files and the directory of a snapshot go last, here ([003] D3): when no row names it any more
     /// and storage has let go of it.
-    pub(super) fn remove_stale_directories(&mut self, settled: AppId, cx: &mut Ctx<Self>) {
+    pub(super) fn remove_stale_directories(&mut self, cx: &mut Ctx<Self>) {
         if !self.storage_known {
             return;
         }
@@ -54,7 +54,7 @@ impl Zedmanager {
             .filter(|id| !self.storage.contains_key(id))
             .collect();
         for id in stale {
-            tracing::info!(app = %settled, snapshot = %id, "snapshot's files removed");
+            tracing::info!(snapshot = %id, "snapshot's files removed");
             cx.remove_tree(self.layout.snapshot_dir(&id));
             self.directories.remove(&id);
             self.saved.remove(&id);

@@ -237,6 +237,10 @@ impl Agent for Zedmanager {
             // Before the inventory nothing may be decided: a snapshot not yet found would look deleted.
             return;
         }
+        if concerned.is_empty() {
+            // Also where no application is left: what storage has let go of may be told only now.
+            self.remove_stale_directories(cx);
+        }
         for app in concerned {
             self.settle(app, cx);
         }
@@ -267,14 +271,14 @@ impl Zedmanager {
     fn settle(&mut self, id: AppId, cx: &mut Ctx<Self>) {
         let Some(mut app) = self.apps.remove(&id) else {
             // Storage has let go of the last of an application that is gone.
-            return self.remove_stale_directories(id, cx);
+            return self.remove_stale_directories(cx);
         };
         let mut forgotten = self.run_machine(&mut app, cx);
         if !forgotten && self.answer_asked(&mut app, cx) {
             forgotten = self.run_machine(&mut app, cx);
         }
         self.apps.insert(id, app);
-        self.remove_stale_directories(id, cx);
+        self.remove_stale_directories(cx);
         if forgotten {
             self.forget(id, cx);
             return;
