@@ -238,6 +238,22 @@ fn the_directory_of_a_snapshot_goes_when_storage_is_known_only_after_its_applica
     expect_kept(&explore_seed(&bases(), 15_105, ONE_CUT, Show::Nothing));
 }
 
+/// A snapshot could not be deleted while the guest was down, and from then on it was only tried while the guest ran: three
+/// downtimes passed, and its data stayed (D1; drawn seed 13559).
+#[test]
+fn what_could_not_be_deleted_in_one_downtime_goes_in_the_next() {
+    expect_kept(&explore_seed(&bases(), 13_559, ONE_CUT, Show::Nothing));
+}
+
+/// The same of what nobody asks for any more: the remains of a snapshot that could not be cut (drawn seed 15994), and a snapshot
+/// of which the power left volumemgr's record and nothing else (drawn seed 16770).
+#[test]
+fn what_nobody_knows_any_more_goes_in_the_next_downtime() {
+    for seed in [15_994, 16_770] {
+        expect_kept(&explore_seed(&bases(), seed, ONE_CUT, Show::Nothing));
+    }
+}
+
 /// A configuration was cut off while it was saved, and the start after it could not list the directory: what is left goes at
 /// the next start. The check wanted it gone at once (drawn seed 11143).
 #[test]

@@ -110,7 +110,8 @@ pub enum SnapshotAction {
     Unspecified,
     Create,
     Rollback,
-    /// Asked for by un-publishing the config ([003] D2); only ever seen in a status.
+    /// Asked for by un-publishing the config ([003] D2). In a config: now, because the guest is down; what could not be
+    /// deleted before is tried again, and a failure is answered by the operation's number.
     Delete,
 }
 

@@ -143,6 +143,8 @@ struct Inputs {
     datastores: BTreeMap<DatastoreId, DatastoreConfig>,
     references: BTreeMap<VolumeRefKey, VolumeRefConfig>,
     requests: BTreeMap<SnapshotId, VolumesSnapshotConfig>,
+    /// What is to be deleted now, and the operation that asks. To everything else it is as if the request were un-published.
+    deletions: BTreeMap<SnapshotId, OperationNumber>,
     questions: BTreeMap<SnapshotId, SnapshotPreflightConfig>,
     volumes_complete: bool,
     contents_complete: bool,
@@ -296,9 +298,7 @@ impl Volumemgr {
             }
             Event::Request(change) => {
                 inputs.requests_complete |= matches!(change, Change::Restarted(_));
-                if let Some(snapshot) = keep(&mut inputs.requests, change) {
-                    self.request_changed(snapshot);
-                }
+                self.hear_request(change, cx);
             }
             Event::Question(change) => drop(keep(&mut inputs.questions, change)),
             Event::ModeChanged => {}

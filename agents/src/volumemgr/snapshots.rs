@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   VolumesSnapshotConfig ── judged (request.rs) ──▶ intent row ── driven (steps.rs) ──▶ record, row gone, status
-//!   un-published ─────────────────────────────────▶ intent row ── driven ─────────────▶ row gone, status gone
+//!   un-published, or Delete ──────────────────────▶ intent row ── driven ─────────────▶ row gone, status gone
 //! ```
 //!
 //! The intent is durable before the first job of it starts, and every stage before the jobs of that stage. The
@@ -12,6 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use holdfast_persist::record;
+use holdfast_pubsub::Change;
 use holdfast_types::{
     EntityKind, ErrorReport, Format, IntentStage, OperationNumber, SnapshotAction, SnapshotId,
     SnapshotIntent, VolumeId, VolumeKey, VolumeRecord, VolumeSnapshotMeta, VolumeStage,
@@ -27,7 +28,7 @@ use super::request::{Stored, Verdict, deletion, judge};
 use super::retry::Failure;
 use super::steps::{self, Next, Progress, VolumeStep};
 use super::volumes::{Rows, RowsAndOrphans};
-use super::{Again, Concerns, Volumemgr, again_after, may_change, no_more_tries};
+use super::{Again, Concerns, Volumemgr, again_after, keep, may_change, no_more_tries};
 
 /// An intent has few stages; who goes through more in one event goes in a circle.
 const STEPS_AT_MOST: usize = 32;
@@ -510,15 +511,43 @@ impl Volumemgr {
         }
     }
 
+    /// Takes in what is asked of a snapshot. To be told to delete says what an un-published request says, and that now is the
+    /// time: the guest is down, and somebody waits for the answer ([003] D1).
+    pub(super) fn hear_request(&mut self, change: Change<VolumesSnapshotConfig>, cx: &mut Ctx<Self>) {
+        let inputs = &mut self.inputs;
+        let Some(snapshot) = keep(&mut inputs.requests, change) else { return };
+        let before = inputs.deletions.remove(&snapshot);
+        let asked = inputs.requests.get(&snapshot).map(|request| (request.action, request.operation));
+        match asked {
+            Some((SnapshotAction::Delete, operation)) => {
+                inputs.requests.remove(&snapshot);
+                inputs.deletions.insert(snapshot, operation);
+                self.deletion_is_due(snapshot, cx);
+            }
+            // The downtime is over. Who retries goes on as before.
+            None if before.is_some() => {}
+            _ => self.request_changed(snapshot),
+        }
+    }
+
+    /// What of a deletion has failed is tried at once, and as often as at first before it is answered.
+    fn deletion_is_due(&mut self, snapshot: SnapshotId, cx: &mut Ctx<Self>) {
+        match cx.get::<SnapshotIntent>(&snapshot) {
+            Some(intent) if intent.action == SnapshotAction::Delete => {
+                self.cancel_step_timers(&intent, cx);
+                let state = self.snapshots.entry(snapshot).or_default();
+                state.tries.clear();
+                make_due(&mut state.progress);
+            }
+            _ => self.request_changed(snapshot),
+        }
+    }
+
     /// Something else is asked for: tidying that did not succeed is due at once, for the guest may be down now.
     pub(super) fn request_changed(&mut self, snapshot: SnapshotId) {
         let Some(state) = self.snapshots.get_mut(&snapshot).filter(|state| state.answered) else { return };
         state.tries.clear();
-        for progress in state.progress.values_mut() {
-            if matches!(progress, Progress::Failed { .. }) {
-                *progress = Progress::Due;
-            }
-        }
+        make_due(&mut state.progress);
     }
 
     fn cancel_step_timers(&self, intent: &SnapshotIntent, cx: &mut Ctx<Self>) {
@@ -623,10 +652,13 @@ impl Volumemgr {
         };
         let told = cx.get::<VolumesSnapshotStatus>(&intent.snapshot).and_then(|status| status.error.clone());
         let error = told.filter(|told| told.summary == error.summary).unwrap_or(error);
+        let blank = blank(intent.snapshot, intent.app, &state.stored);
+        let asked_by = self.inputs.deletions.get(&intent.snapshot);
         cx.publish(VolumesSnapshotStatus {
             result_of: SnapshotAction::Delete,
+            operation: asked_by.copied().unwrap_or(blank.operation),
             error: Some(error),
-            ..blank(intent.snapshot, intent.app, &state.stored)
+            ..blank
         });
     }
 
@@ -647,6 +679,14 @@ impl Volumemgr {
                 request.snapshot, intent.operation
             ));
             self.refuse(&request, failure, cx);
+        }
+    }
+}
+
+fn make_due(progress: &mut BTreeMap<VolumeId, Progress>) {
+    for progress in progress.values_mut() {
+        if matches!(progress, Progress::Failed { .. }) {
+            *progress = Progress::Due;
         }
     }
 }

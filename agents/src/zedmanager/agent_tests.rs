@@ -124,6 +124,10 @@ impl Node {
 
     pub(super) fn storage_does_as_asked(&mut self) {
         for order in self.bench.rows::<VolumesSnapshotConfig>() {
+            if order.action == SnapshotAction::Delete {
+                self.bench.unpublish::<VolumesSnapshotStatus>(&order.snapshot);
+                continue;
+            }
             self.bench.publish(VolumesSnapshotStatus {
                 snapshot: order.snapshot,
                 meta: Default::default(),
@@ -299,10 +303,13 @@ fn a_deleted_snapshot_keeps_its_directory_until_storage_says_that_it_is_gone() {
     node.bench.publish(without);
     node.domain_obeys();
     node.domain_obeys();
-    assert!(node.bench.rows::<VolumesSnapshotConfig>().is_empty(), "withdrawn");
+    let order = node.bench.rows::<VolumesSnapshotConfig>().pop().expect("asked for");
+    assert_eq!(order.action, SnapshotAction::Delete);
     assert!(node.has_directory(1));
     node.bench.unpublish::<VolumesSnapshotStatus>(&snapshot_id(1));
     assert!(!node.has_directory(1));
+    node.bench.settle();
+    assert!(node.bench.rows::<VolumesSnapshotConfig>().is_empty(), "withdrawn");
 }
 
 /// Its records could not be read, so storage did not know whose it was, and nobody heard that it was gone: the deletion ran for

@@ -7,9 +7,10 @@ use std::collections::BTreeSet;
 use holdfast_types::{
     AppInstanceConfig, AppInstanceState, Consent, DiskConfig, DomainConfig, Operation, OperationNumber,
     Phase, SnapshotAction, SnapshotId, SnapshotInstanceStatus, SnapshotPreflightConfig, SnapshotState,
-    VolumeKey, VolumeRefKey, VolumeRefStatus, VolumeRevert, VolumesSnapshotConfig,
+    VolumeKey, VolumeRefKey, VolumeRefStatus, VolumeRevert, VolumesSnapshotConfig, VolumesSnapshotStatus,
 };
 
+use super::list;
 use super::machine::{Facts, Guest, checked_snapshots};
 
 /// Volumes of the configuration in force and of the one being applied.
@@ -20,8 +21,37 @@ pub fn volume_refs(state: &AppInstanceState) -> BTreeSet<VolumeRefKey> {
     keys.map(|volume| VolumeRefKey { app: state.app, volume }).collect()
 }
 
-/// One request per snapshot that is to exist. What is not in here, volumemgr deletes.
+/// One request per snapshot that is to exist. What is not in here, volumemgr deletes; what it is to delete now, while the
+/// guest is down, it is told in so many words.
 pub fn snapshot_configs(state: &AppInstanceState, facts: &Facts<'_>) -> Vec<VolumesSnapshotConfig> {
+    let mut requests = kept_or_made(state, facts);
+    requests.extend(deletions(state, facts));
+    requests
+}
+
+/// [003] D1, D2: all that storage has and nobody keeps, also what could not be deleted in an earlier downtime or came of a
+/// snapshot that failed. Follows from the row's phase alone: after a restart it is asked again, by the same number.
+fn deletions(state: &AppInstanceState, facts: &Facts<'_>) -> Vec<VolumesSnapshotConfig> {
+    let is_due = |operation: &&Operation| {
+        operation.phase == Phase::DeletingSnapshots && facts.guest == Guest::ConfirmedDown
+    };
+    let Some(operation) = state.operation.as_ref().filter(is_due).filter(|_| facts.storage_known) else {
+        return Vec::new();
+    };
+    let request = |status: &VolumesSnapshotStatus| VolumesSnapshotConfig {
+        snapshot: status.snapshot,
+        action: SnapshotAction::Delete,
+        volumes: Vec::new(),
+        app: state.app,
+        operation: operation.number,
+        made: true,
+        consent: Consent::default(),
+        revert: None,
+    };
+    list::remains(state, facts.storage).map(request).collect()
+}
+
+fn kept_or_made(state: &AppInstanceState, facts: &Facts<'_>) -> Vec<VolumesSnapshotConfig> {
     state
         .snapshots
         .iter()
@@ -124,7 +154,7 @@ pub fn preflights(state: &AppInstanceState) -> Vec<SnapshotPreflightConfig> {
         return Vec::new();
     }
     let action = if operation.rollback.is_some() { SnapshotAction::Rollback } else { SnapshotAction::Create };
-    let leaving = super::list::leaving(state);
+    let leaving = list::leaving(state);
     let question = |snapshot| SnapshotPreflightConfig {
         snapshot,
         app: state.app,

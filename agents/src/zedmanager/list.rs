@@ -14,9 +14,11 @@
 //!
 //! Pure: [`reconcile`] edits the row it is given and says nothing to anybody. Running it twice changes nothing.
 
+use std::collections::BTreeMap;
+
 use holdfast_types::{
     AppInstanceState, Operation, Phase, SnapshotConfig, SnapshotDesc, SnapshotEntry, SnapshotId,
-    SnapshotInstanceStatus, SnapshotState, SnapshotType, Timestamp,
+    SnapshotInstanceStatus, SnapshotState, SnapshotType, Timestamp, VolumesSnapshotStatus,
 };
 
 /// Brings the row's snapshots in line with what the controller lists ([003] A1, A7, D1, E1–E4).
@@ -235,6 +237,28 @@ pub fn leaving(state: &AppInstanceState) -> Vec<SnapshotId> {
 /// Snapshots due for deletion that storage was not yet asked to delete.
 pub fn deletions_due(state: &AppInstanceState) -> bool {
     state.snapshots.values().any(|entry| matches!(entry.state, SnapshotState::Deleting { asked: false, .. }))
+}
+
+/// What storage has of this application and the row does not keep: what is being deleted, what is left of a snapshot that could
+/// not be cut, and what the row has forgotten. Where storage cannot tell whose it is, the row knows.
+pub fn remains<'a>(
+    state: &'a AppInstanceState,
+    storage: &'a BTreeMap<SnapshotId, VolumesSnapshotStatus>,
+) -> impl Iterator<Item = &'a VolumesSnapshotStatus> {
+    storage.values().filter(|status| {
+        let entry = state.snapshots.get(&status.snapshot);
+        let is_ours = status.app == state.app || (status.app.0.is_nil() && entry.is_some());
+        is_ours && !entry.is_some_and(|entry| is_kept(&entry.state))
+    })
+}
+
+fn is_kept(state: &SnapshotState) -> bool {
+    match state {
+        SnapshotState::Available(_) | SnapshotState::Cutting { .. } => true,
+        SnapshotState::Deleting { asked, .. } => !asked,
+        SnapshotState::Failed(instance) => instance.time_created.is_some(),
+        SnapshotState::Requested | SnapshotState::Trimmed => false,
+    }
 }
 
 #[cfg(test)]

@@ -577,14 +577,23 @@ fn await_deletions(state: &AppInstanceState, operation: &Operation, facts: &Fact
         // One more came in; entering the phase again asks for it.
         return Decision::Enter(Phase::DeletingSnapshots);
     }
+    let deletes_app = operation.kind == OperationKind::DeleteApp;
+    if !facts.storage_known && !deletes_app {
+        // After a restart: what is left on storage is not told yet.
+        return Decision::Wait(WaitingFor::Storage);
+    }
     let unanswered = state.snapshots.values().any(|entry| match &entry.state {
         // An application is gone only when storage says so; anything else does not wait for a failing deletion.
-        SnapshotState::Deleting { error, .. } => {
-            error.is_none() || operation.kind == OperationKind::DeleteApp
-        }
+        SnapshotState::Deleting { error, .. } => error.is_none() || deletes_app,
         _ => false,
     });
-    if unanswered { Decision::Wait(WaitingFor::Deletions) } else { leave(state, operation, facts) }
+    // One that has failed before is tried again: the guest is down, and nobody knows when it will be again.
+    let untried = list::remains(state, facts.storage)
+        .any(|status| answer(operation, SnapshotAction::Delete, Some(status)).is_none());
+    match unanswered || untried {
+        true => Decision::Wait(WaitingFor::Deletions),
+        false => leave(state, operation, facts),
+    }
 }
 
 fn await_cuts(state: &AppInstanceState, operation: &Operation, facts: &Facts<'_>) -> Decision {

@@ -289,6 +289,53 @@ fn a_request_says_whether_the_snapshot_was_made_and_by_which_operation() {
     assert_eq!(requests(&another, &given), kept, "not in this operation");
 }
 
+/// [003] D1: while an operation deletes, with the guest confirmed down, what storage has and nobody keeps is to go, by the
+/// operation's number: also what the row has forgotten, and what storage cannot tell whose it is if the row knows it.
+#[test]
+fn what_nobody_keeps_is_asked_to_go_while_the_guest_is_down_for_an_operation() {
+    let mut state = installed("a1 r2 f3 f4 d5 d6 t7");
+    let SnapshotState::Failed(instance) = entry(&mut state, 4) else { panic!("failed") };
+    instance.time_created = None;
+    let SnapshotState::Deleting { asked, .. } = entry(&mut state, 5) else { panic!("deleting") };
+    *asked = true;
+    let state = running(&state, operation(OperationKind::Update, Phase::DeletingSnapshots));
+    let mut given = Given::calm();
+    let (nobody, another) = (AppId(uuid::Uuid::nil()), AppId(uuid::Uuid::from_u128(0xb0)));
+    let told =
+        [(1, app_id()), (2, app_id()), (3, app_id()), (4, nobody), (5, nobody), (6, app_id()), (7, app_id())];
+    for (n, app) in told.into_iter().chain([(8, app_id()), (9, another), (10, nobody)]) {
+        given.storage.insert(
+            snapshot_id(n),
+            VolumesSnapshotStatus {
+                snapshot: snapshot_id(n),
+                meta: BTreeMap::new(),
+                time_created: None,
+                app,
+                ref_count: 0,
+                result_of: SnapshotAction::Delete,
+                operation: OperationNumber(100),
+                error: Some(ErrorReport::new("in use", time(1))),
+            },
+        );
+    }
+    let kept = ["1 Create 1 made", "3 Create 3 made", "6 Create 6 made"];
+    let gone = [2, 4, 5, 7, 8].map(|n| format!("{n} Delete 101 made"));
+    let all: Vec<String> = kept.map(str::to_owned).into_iter().chain(gone).collect();
+    assert_eq!(requests(&state, &given), all);
+    for guest in [Guest::Unknown, Guest::Up, Guest::Down] {
+        given.guest = guest;
+        assert_eq!(requests(&state, &given), kept, "{guest:?}");
+    }
+    given.guest = Guest::ConfirmedDown;
+    given.storage_known = false;
+    assert_eq!(requests(&state, &given), kept, "not all is told yet");
+    given.storage_known = true;
+    for phase in [Phase::StoppingGuest, Phase::CuttingSnapshots] {
+        let state = running(&state, operation(OperationKind::Update, phase));
+        assert_eq!(requests(&state, &given), kept, "{phase:?}");
+    }
+}
+
 /// [003] B2, C3: the order to revert goes out with the guest confirmed down, for the target and no other.
 #[test]
 fn only_the_target_is_rolled_back_to_and_only_with_the_guest_down() {

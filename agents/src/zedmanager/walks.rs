@@ -546,6 +546,68 @@ fn a_failing_deletion_is_shown_and_does_not_hold_up_the_rest() {
     assert!(walk.state.snapshots.is_empty(), "storage did it later");
 }
 
+/// [003] D1, D2: the data goes when the guest is down next. What fails once is tried again in the next downtime, which comes for
+/// another reason, and a second failure does not hold that up either. The World's seed 13559.
+#[test]
+fn what_could_not_be_deleted_is_tried_again_in_the_next_downtime() {
+    let mut walk = Walk::upgraded();
+    walk.edit(|config| config.snapshot = listed(&[]));
+    walk.guest = Guest::ConfirmedDown;
+    walk.go();
+    walk.storage_answers(1, SnapshotAction::Delete, Some("busy"));
+    walk.go();
+    for time in 0..2 {
+        walk.guest = Guest::Up;
+        assert_eq!(walk.go(), WaitingFor::Nothing, "no guest is stopped for it: {time}");
+        assert!(walk.state.operation.is_none());
+        walk.edit(|config| config.restart.counter += 1);
+        walk.take_steps();
+        assert_eq!(walk.go(), WaitingFor::GuestDown);
+        walk.guest = Guest::ConfirmedDown;
+        assert_eq!(
+            walk.go(),
+            WaitingFor::Deletions,
+            "the answer to the last one is none to this one: {time}"
+        );
+        assert_eq!(walk.take_steps(), ["begin Update", "StoppingGuest", "DeletingSnapshots"]);
+        if time == 0 {
+            walk.storage_answers(1, SnapshotAction::Delete, Some("busy"));
+        } else {
+            walk.storage.clear();
+        }
+        assert_eq!(walk.go(), WaitingFor::Nothing);
+        assert_eq!(walk.take_steps().last().map(String::as_str), Some("Complete"));
+    }
+    assert!(walk.state.snapshots.is_empty());
+}
+
+/// [003] B5, I5: what is left of a snapshot that could not be cut, or that the row has forgotten, goes in the next downtime too.
+/// The World's seeds 15994 and 16770.
+#[test]
+fn what_is_left_of_a_forgotten_snapshot_is_deleted_in_the_next_downtime() {
+    for words in ["", "r1", "t1", "f1"] {
+        let mut walk = Walk::installed();
+        walk.state.snapshots = state_with(words).snapshots;
+        let ids: &[u8] = if words.is_empty() { &[] } else { &[1] };
+        walk.edit(|config| config.snapshot = listed(ids));
+        for entry in walk.state.snapshots.values_mut() {
+            if let SnapshotState::Failed(instance) = &mut entry.state {
+                instance.time_created = None;
+            }
+        }
+        walk.go();
+        walk.storage
+            .insert(snapshot_id(1), answer(1, SnapshotAction::Delete, OperationNumber(1), Some("in use")));
+        walk.edit(|config| config.restart.counter += 1);
+        walk.go();
+        walk.pass_preflight(1, None);
+        walk.guest = Guest::ConfirmedDown;
+        assert_eq!(walk.go(), WaitingFor::Deletions, "with {words:?}");
+        walk.storage.clear();
+        assert_ne!(walk.go(), WaitingFor::Deletions, "with {words:?}");
+    }
+}
+
 /// [003] D4: whatever state it was in; and the app is gone only when its snapshots are.
 #[test]
 fn a_deleted_application_ends_what_runs_and_takes_everything_with_it() {

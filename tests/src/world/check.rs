@@ -48,7 +48,7 @@ pub fn settled(world: &World) -> Missing {
     }
     let tidied = tidied_later(world, &ground)?;
     storage(world, &ground, &rows, &tidied)?;
-    records(world, &rows, ground.faults.has_read_error)?;
+    records(world, &rows, &tidied, ground.faults.has_read_error)?;
     rows.values().try_for_each(|row| reported(row, &ground))
 }
 
@@ -181,7 +181,7 @@ fn storage(
     world: &World,
     ground: &Ground,
     rows: &BTreeMap<Uuid, Arc<AppInstanceState>>,
-    tidied: &BTreeSet<PathBuf>,
+    tidied: &Tidied,
 ) -> Missing {
     let tool = raw_tool(&world.tap.disk);
     let statuses: BTreeMap<SnapshotId, Arc<VolumesSnapshotStatus>> =
@@ -222,7 +222,7 @@ fn storage(
     }
     for id in statuses.keys() {
         ensure!(
-            rows.values().any(|row| row.snapshots.contains_key(id)),
+            tidied.snapshots.contains(id) || rows.values().any(|row| row.snapshots.contains_key(id)),
             "I5: storage knows snapshot {id}, nobody else does"
         );
     }
@@ -253,16 +253,17 @@ fn storage(
     let is_unread = ground.faults.has_read_error && rows.values().any(|row| has_unread(row));
     for (path, incarnations) in &volumes {
         ensure!(
-            is_unread || [tidied, &needed, &giving_up, &listed].iter().any(|paths| paths.contains(path)),
+            is_unread
+                || [&tidied.volumes, &needed, &giving_up, &listed].iter().any(|paths| paths.contains(path)),
             "I5: {} is nobody's",
             path.display()
         );
-        let place = in_force(world, path, incarnations, is_unread || tidied.contains(path))?;
+        let place = in_force(world, path, incarnations, is_unread || tidied.volumes.contains(path))?;
         let held = held.get(path).cloned().unwrap_or_default();
         let mut image = tool.image(place).map_err(|error| format!("I1: {}: {error}", place.display()))?;
         image.snapshots.extend(snapshots_beside(&tool, place, &beside)?);
         content(path, &image, ground)?;
-        if !is_unread && !tidied.contains(path) {
+        if !is_unread && !tidied.volumes.contains(path) {
             snapshots_within(path, &image, ground, &held)?;
         }
     }
@@ -331,18 +332,62 @@ fn has_unread(row: &AppInstanceState) -> bool {
     row.snapshots.values().any(|entry| unread(&entry.state))
 }
 
-/// The volumes on which tidying goes on behind its answer: it could not be done in some tries, and now the guest is up
-/// again and keeps its images locked ([003] D1). Any other intent is open.
-fn tidied_later(world: &World, ground: &Ground) -> Result<BTreeSet<PathBuf>, String> {
-    let mut tidied = BTreeSet::new();
+/// What is still being tidied when everything else is done.
+#[derive(Default)]
+struct Tidied {
+    volumes: BTreeSet<PathBuf>,
+    /// Those that are being deleted; of some nobody else knows any more.
+    snapshots: BTreeSet<SnapshotId>,
+}
+
+/// What tidying goes on with behind its answer: it could not be done in some tries, and now the guest is up again and keeps its
+/// images locked ([003] D1). Any other intent is open.
+fn tidied_later(world: &World, ground: &Ground) -> Result<Tidied, String> {
+    let mut tidied = Tidied::default();
     for intent in world.rows::<SnapshotIntent>() {
-        let is_tidying = intent.action == SnapshotAction::Delete || intent.stage >= IntentStage::Undoing;
-        let is_excused = is_tidying && ground.faults.has_impaired && ground.running(intent.app.0).is_some();
-        ensure!(is_excused, "an intent is open: {:?} {:?}", intent.action, intent.stage);
         let keys = intent.volumes.iter().map(|(volume, meta)| VolumeKey::new(*volume, meta.generation.0));
-        tidied.extend(keys.map(|key| ground.storage.path(&world.layout, &key)));
+        let volumes: BTreeSet<PathBuf> = keys.map(|key| ground.storage.path(&world.layout, &key)).collect();
+        let is_excused = match intent.action {
+            SnapshotAction::Delete => waits_for_downtime(world, ground, intent.snapshot, &volumes),
+            _ => intent.stage >= IntentStage::Undoing && ground.running(intent.app.0).is_some(),
+        };
+        ensure!(
+            is_excused && ground.faults.has_impaired,
+            "an intent is open: {:?} {:?}",
+            intent.action,
+            intent.stage
+        );
+        if intent.action == SnapshotAction::Delete {
+            tidied.snapshots.insert(intent.snapshot);
+        }
+        tidied.volumes.extend(volumes);
     }
     Ok(tidied)
+}
+
+/// A deletion that failed while the guest was down waits until it is down next, for nothing but the guest: the last try met its lock.
+fn waits_for_downtime(
+    world: &World,
+    ground: &Ground,
+    snapshot: SnapshotId,
+    volumes: &BTreeSet<PathBuf>,
+) -> bool {
+    let mut guests = ground.machines.values().filter(|machine| machine.ended.is_none());
+    let is_in_use =
+        guests.any(|machine| machine.spec.disks.iter().any(|disk| volumes.contains(&identity(&disk.path))));
+    let met_lock = |status: &VolumesSnapshotStatus| {
+        let error = status.error.as_ref().filter(|_| status.result_of == SnapshotAction::Delete);
+        error.is_some_and(|error| error.summary.contains("is in use by"))
+    };
+    let statuses = world.rows::<VolumesSnapshotStatus>();
+    is_in_use && statuses.iter().any(|status| status.snapshot == snapshot && met_lock(status))
+}
+
+/// The snapshots whose deletion waits for a guest to be down.
+pub fn deletions_left(world: &World) -> BTreeSet<SnapshotId> {
+    let intents = world.rows::<SnapshotIntent>();
+    let deletions = intents.iter().filter(|intent| intent.action == SnapshotAction::Delete);
+    deletions.map(|intent| intent.snapshot).collect()
 }
 
 /// I1 of one image.
@@ -389,7 +434,12 @@ fn snapshots_within(
 }
 
 /// I5: no directory, record, row or temporary is left that belongs to nothing.
-fn records(world: &World, rows: &BTreeMap<Uuid, Arc<AppInstanceState>>, is_unread: bool) -> Missing {
+fn records(
+    world: &World,
+    rows: &BTreeMap<Uuid, Arc<AppInstanceState>>,
+    tidied: &Tidied,
+    is_unread: bool,
+) -> Missing {
     let disk = &world.tap.disk;
     let known: BTreeMap<String, &SnapshotState> = rows
         .values()
@@ -401,6 +451,7 @@ fn records(world: &World, rows: &BTreeMap<Uuid, Arc<AppInstanceState>>, is_unrea
         // A start that could not list the directories looks again at the next one.
         ensure!(
             is_unread
+                || tidied.snapshots.iter().any(|id| id.to_string() == name)
                 || known.get(&name).is_some_and(|state| {
                     !matches!(state, SnapshotState::Trimmed | SnapshotState::Requested)
                 }),

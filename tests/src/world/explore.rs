@@ -165,7 +165,7 @@ pub fn explore(bases: &Bases, workload: &Workload, depth: Depth, show: Show) -> 
 
 /// Runs to the end, then goes back to every moment that was recorded.
 pub(super) fn finish(world: &mut World, story: &str, depth: Depth, show: Show, outcome: &mut Outcome) {
-    if let Err(violation) = world.settle() {
+    if let Err(violation) = world.settle_and_tidy() {
         outcome.failed(format!("{story}, no cut"), violation, trace_of(world));
     }
     let Recorder::All(mut points) = world.tap.taken() else { return };
@@ -233,7 +233,7 @@ fn recover(cut: Cut<'_>, depth: Depth, seen: &mut Left, show: Show, outcome: &mu
     }
     let number = outcome.cuts;
     let booted = World::boot_on(cut.disk.clone(), Arc::clone(&ground), recorder, Schedule::Fixed);
-    let settled = booted.and_then(|mut world| world.settle().map(|()| world.tap.taken()));
+    let settled = booted.and_then(|mut world| world.settle_and_tidy().map(|()| world.tap.taken()));
     outcome.count(&ground);
     outcome.trace_hash = outcome.trace_hash.rotate_left(1) ^ locked(&ground).trace_hash;
     let trace = || locked(&ground).trace.clone();

@@ -124,7 +124,7 @@ fn run(
 fn settle_faulted(world: &mut World, restarts: bool) -> Result<(), Violation> {
     rest(world)?;
     locked(&world.ground).faults.stop();
-    world.settle()?;
+    world.settle_and_tidy()?;
     react(world)?;
     if restarts {
         world.restart()?;

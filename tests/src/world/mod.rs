@@ -64,6 +64,7 @@ use guests::WorldVmm;
 use storage::Storage;
 use tap::{CutPoint, Recorder, Tap, TapDisk};
 use tool::ToolFaults;
+use workload::Op;
 
 pub const DEVICE: Uuid = Uuid::from_u128(0xd000_0000_0000_4000_8000_0000_0000_0001);
 const POLL_INTERVAL: Duration = Duration::from_secs(10);
@@ -406,6 +407,31 @@ impl World {
             }
         }
         Err(Violation { what: format!("not settled after {at_most} timers: {missing}") })
+    }
+
+    /// As [`World::settle`]; and what could not be deleted while its guest was down goes when it is down next ([003] D1): the
+    /// controller orders one restart, and nothing more is needed.
+    pub fn settle_and_tidy(&mut self) -> Result<(), Violation> {
+        self.settle()?;
+        let left = check::deletions_left(self);
+        if left.is_empty() || self.tap.has_cut() {
+            return Ok(());
+        }
+        locked(&self.ground).faults.stop();
+        self.order(|orders| {
+            orders.is_away = false;
+            Op::Restart.order(orders);
+        });
+        locked(&self.ground).note(format_args!("the controller orders Restart, for {left:?} is left"));
+        for _ in 0..TIMERS_AT_MOST {
+            // An update that waits hides that the restart was not heard of yet.
+            self.settle()?;
+            if self.tap.has_cut() || check::deletions_left(self).is_disjoint(&left) {
+                return Ok(());
+            }
+            self.pass_time();
+        }
+        Err(Violation { what: format!("D1: of {left:?} something was not deleted while the guest was down") })
     }
 
     /// While strangers are about some things cannot be done; they may be settled all the same, or the strangers leave.

@@ -239,6 +239,60 @@ fn a_deletion_is_confirmed_by_storage_before_the_status_goes() {
     expect_content(&node, "second");
 }
 
+/// [003] D1: retries alone meet the running guest for ever. Told that it is down, storage tries at once, and answers by the
+/// number of who told it; that the telling is over changes nothing. The World's seed 13559.
+#[test]
+fn a_deletion_that_failed_is_tried_at_once_when_the_guest_is_down() {
+    let mut node = snapshotted();
+    let held = node.hold(key(2, 0));
+    node.withdraw();
+    node.wait(Duration::from_secs(1000));
+    node.expect_failure(Delete, 1);
+
+    node.request(Delete, 7, &[]);
+    node.expect_failure(Delete, 1);
+    node.wait(Duration::from_secs(4));
+    let error = node.expect_failure(Delete, 7);
+    assert!(error.summary.contains("in use"), "the same as before, to the one who asks now: {error}");
+    node.withdraw();
+    assert_eq!(node.intents().len(), 1, "nobody asks any more, and it still goes");
+
+    node.wait(Duration::from_secs(1000));
+    drop(held);
+    node.request(Delete, 8, &[]);
+    assert_eq!(node.answer(), None, "at once");
+    assert!(node.snapshots_in(key(2, 0)).is_empty());
+    node.expect_tidy(&both());
+    node.withdraw();
+    node.request(Delete, 9, &[]);
+    assert_eq!(node.answer(), None, "there is nothing any more");
+    expect_content(&node, "second");
+}
+
+/// To be told to delete is all that an un-published request says, and more: the first word of it is enough.
+#[test]
+fn a_snapshot_goes_when_it_is_told_to_be_deleted_also_after_a_cut() {
+    let mut node = snapshotted();
+    node.request(Delete, 7, &[]);
+    assert_eq!(node.answer(), None);
+    node.expect_tidy(&both());
+
+    let mut node = snapshotted();
+    let held = node.hold(key(2, 0));
+    node.request(Delete, 7, &[]);
+    node.wait(Duration::from_secs(4));
+    node.expect_failure(Delete, 7);
+    drop(held);
+    let mut node = node.cut_power();
+    node.start();
+    node.bench.publish(request(Delete, 7, &[]));
+    node.refer(key(2, 0));
+    node.everybody_speaks();
+    assert_eq!(node.answer(), None);
+    node.expect_tidy(&[key(2, 0)]);
+    assert!(node.snapshots_in(key(2, 0)).is_empty());
+}
+
 #[test]
 fn a_volume_in_a_snapshot_is_kept_though_nobody_else_wants_it_and_goes_with_the_snapshot() {
     let mut node = snapshotted();
