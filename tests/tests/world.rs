@@ -254,6 +254,13 @@ fn what_nobody_knows_any_more_goes_in_the_next_downtime() {
     }
 }
 
+/// A snapshot was to be deleted in the next downtime when a start could not read its record: what it holds is found by its id, and not
+/// told before it goes. The check, which knew this of a failed one only, missed it (drawn seed 1000010398).
+#[test]
+fn what_a_dropped_snapshot_holds_is_not_told_where_its_record_could_not_be_read() {
+    expect_kept(&explore_seed(&bases(), ZFS_SEEDS + 10_398, ONE_CUT, Show::Nothing));
+}
+
 /// A configuration was cut off while it was saved, and the start after it could not list the directory: what is left goes at
 /// the next start. The check wanted it gone at once (drawn seed 11143).
 #[test]

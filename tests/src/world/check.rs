@@ -250,7 +250,7 @@ fn storage(
     for path in &needed {
         ensure!(volumes.contains_key(path), "I3: {} is needed and gone", path.display());
     }
-    let is_unread = ground.faults.has_read_error && rows.values().any(|row| has_unread(row));
+    let is_unread = ground.faults.has_read_error && rows.values().any(|row| has_unread(row, &statuses));
     for (path, incarnations) in &volumes {
         ensure!(
             is_unread
@@ -325,11 +325,18 @@ fn is_given_up(state: &SnapshotState) -> bool {
     matches!(state, SnapshotState::Deleting { asked: true, .. })
 }
 
-/// A snapshot whose record could not be read is shown as failed, and what it holds is not known before the next
-/// start: until then all is kept.
-fn has_unread(row: &AppInstanceState) -> bool {
-    let unread = |state: &SnapshotState| matches!(state, SnapshotState::Failed(instance) if instance.time_created.is_some());
-    row.snapshots.values().any(|entry| unread(&entry.state))
+/// A snapshot whose record could not be read is shown as failed, unless it is to be deleted in the next downtime anyway, and what
+/// it holds is not known before the next start: until then all is kept.
+fn has_unread(row: &AppInstanceState, statuses: &BTreeMap<SnapshotId, Arc<VolumesSnapshotStatus>>) -> bool {
+    let is_told_damaged = |status: &Arc<VolumesSnapshotStatus>| {
+        let is_of_making = matches!(status.result_of, SnapshotAction::Unspecified | SnapshotAction::Create);
+        is_of_making && status.error.is_some()
+    };
+    row.snapshots.iter().any(|(id, entry)| match &entry.state {
+        SnapshotState::Failed(instance) => instance.time_created.is_some(),
+        SnapshotState::Deleting { .. } => statuses.get(id).is_some_and(is_told_damaged),
+        _ => false,
+    })
 }
 
 /// What is still being tidied when everything else is done.
