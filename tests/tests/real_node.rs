@@ -2,24 +2,17 @@
 //!
 //! The story is the demonstration's; every check in it is against the guest's console, the images, or the reports.
 
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
-
 use holdfast_tests::demo::{self, Options, Outcome};
-use holdfast_tests::guest::Guest;
 
 #[test]
 fn a_real_guest_lives_through_snapshot_update_rollbacks_a_kill_and_deletion() {
-    if let Err(reason) = Guest::ensure() {
-        eprintln!("skipped: {reason}");
-        return;
-    }
-    let Some(holdfast) = demo::holdfast_beside_us() else {
-        eprintln!("skipped: the program `holdfast` is not built (`cargo test --workspace` builds it)");
-        return;
+    let options = match Options::for_test() {
+        Ok(options) => options,
+        Err(reason) => {
+            eprintln!("skipped: {reason}");
+            return;
+        }
     };
-    let interrupted = Arc::new(AtomicBool::new(false));
-    let outcome = demo::run(&Options { holdfast, colour: false, keep: false, interrupted });
-    let Outcome { passed, failed } = outcome;
+    let Outcome { passed, failed } = demo::run(&options);
     assert!(failed == 0 && passed > 30, "{passed} checks passed, {failed} failed");
 }

@@ -24,6 +24,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use crate::guest::Guest;
 use stage::Stage;
 use timeline::Timeline;
 
@@ -37,6 +38,16 @@ pub struct Options {
     pub keep: bool,
     /// Once true, the story breaks off and everything is put away.
     pub interrupted: Arc<AtomicBool>,
+}
+
+impl Options {
+    /// To tell a story as a test; or why this machine cannot.
+    pub fn for_test() -> Result<Options, String> {
+        Guest::ensure().map_err(|reason| reason.to_string())?;
+        let holdfast = holdfast_beside_us()
+            .ok_or("the program `holdfast` is not built (`cargo test --workspace` builds it)")?;
+        Ok(Options { holdfast, colour: false, keep: false, interrupted: Arc::default() })
+    }
 }
 
 /// How it ended.

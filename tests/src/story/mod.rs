@@ -145,6 +145,16 @@ impl Story {
         self
     }
 
+    /// Version 2 runs, after an update that replaced nothing; snapshot 1 holds version 1, with the data `a`.
+    pub fn upgraded_by_restart(self) -> Self {
+        let story = self.with_app();
+        story.request(1);
+        story.update_by_restart("2");
+        story.expect_running("2");
+        story.expect_available(1, "1");
+        story
+    }
+
     pub fn deploy(&self) {
         self.publish_image(1);
         let store = self.controller.address();

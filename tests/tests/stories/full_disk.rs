@@ -4,13 +4,7 @@ use holdfast_tests::story::*;
 
 /// Version 2 runs, snapshot 1 holds version 1, and the disk is full.
 fn full() -> Option<Story> {
-    let story = Story::begin_on_small_disk(24)?;
-    story.deploy();
-    story.guest_writes(DATA, 1, b'a');
-    story.request(1);
-    story.update_by_restart("2");
-    story.expect_running("2");
-    story.expect_available(1, "1");
+    let story = Story::begin_on_small_disk(24)?.upgraded_by_restart();
     story.small_disk.as_ref().expect("on a small disk").fill();
     Some(story)
 }

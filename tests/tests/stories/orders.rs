@@ -8,22 +8,11 @@ fn back(n: u8) -> LocalAction {
     LocalAction::Rollback { snapshot: SnapshotId(snapshot(n)) }
 }
 
-/// Version 2 runs, snapshot 1 holds version 1.
-fn upgraded(story: &Story) {
-    story.deploy();
-    story.guest_writes(DATA, 1, b'a');
-    story.request(1);
-    story.update_by_restart("2");
-    story.expect_running("2");
-    story.expect_available(1, "1");
-    story.guest_writes(DATA, 1, b'b');
-}
-
 /// [000] L8: too little space is told by the plan, with volume, need and what is free; a deletion needs none.
 #[test]
 fn a_full_disk_is_told_by_the_plan_and_freed_by_a_local_deletion() {
-    let Some(story) = Story::begin_on_small_disk(24) else { return };
-    upgraded(&story);
+    let Some(story) = Story::begin_on_small_disk(24).map(Story::upgraded_by_restart) else { return };
+    story.guest_writes(DATA, 1, b'b');
     story.small_disk.as_ref().expect("on a small disk").fill();
     for action in [LocalAction::CreateSnapshot, back(1)] {
         let refusal = story.plan(action).refusal.expect("refused");
@@ -45,8 +34,8 @@ fn a_full_disk_is_told_by_the_plan_and_freed_by_a_local_deletion() {
 /// The whole way, with real images: planned, done, reported, and known after a restart.
 #[test]
 fn a_local_rollback_and_a_local_snapshot_on_real_images() {
-    let Some(mut story) = Story::begin() else { return };
-    upgraded(&story);
+    let Some(mut story) = Story::begin().map(Story::upgraded_by_restart) else { return };
+    story.guest_writes(DATA, 1, b'b');
     let done = story.order(back(1));
     story.expect_done(&done);
     story.expect_running("1");

@@ -1,6 +1,7 @@
 //! Raw volumes, which cannot be reverted in place: a clone of the snapshot takes the volume's place ([004] M2), beside images
 //! that are reverted in place and are never cloned (M4). The power is cut everywhere.
 
+use super::cuts::*;
 use super::*;
 use crate::volumemgr::steps::VolumeStep;
 use SnapshotAction::{Create, Rollback};
@@ -242,16 +243,21 @@ fn a_sibling_deleted_in_the_middle_is_deleted_where_it_is_then() {
 }
 
 pub(super) fn restarted(node: Node, request: &VolumesSnapshotConfig) -> Node {
-    let mut node = node.cut_power();
-    node.start();
-    tell_raw(&mut node);
+    restarted_with(node, tell_both, request)
+}
+
+fn tell_both(node: &mut Node) {
+    tell_raw(node);
     node.bench.publish(blank(IMAGE));
     for key in both() {
         node.bench.publish(VolumeRefConfig { key: reference(key) });
     }
+}
+
+/// A node that holds a snapshot, at the request.
+pub(super) fn asked(request: &VolumesSnapshotConfig) -> Node {
+    let mut node = snapshotted();
     node.bench.publish(request.clone());
-    node.everybody_speaks();
-    node.wait(Duration::from_secs(5));
     node
 }
 
@@ -267,99 +273,74 @@ fn expect_reverted(node: &Node, story: &str) {
 #[test]
 fn a_rollback_by_a_clone_is_finished_wherever_it_was_cut() {
     let request = request(Rollback, 2, &both());
-    for jobs_done in 0.. {
-        let mut node = snapshotted();
-        node.bench.publish(request.clone());
-        let was_cut = run_some(&mut node, jobs_done);
-        let node = restarted(node, &request);
-        expect_reverted(&node, &format!("cut after {jobs_done} jobs"));
-        if !was_cut {
-            break;
-        }
-    }
+    wherever_it_is_cut(|| asked(&request), |node, story| expect_reverted(&restarted(node, &request), story));
 }
 
 #[test]
 fn a_rollback_by_a_clone_is_finished_whichever_disk_call_was_the_last() {
     let request = request(Rollback, 2, &both());
-    for call in 1.. {
-        let mut node = snapshotted();
-        node.bench.disk.cut_power_at(call);
-        node.bench.publish_only(request.clone());
-        let finished = run_until_dark(&mut node);
-        let node = restarted(node, &request);
-        expect_reverted(&node, &format!("cut at call {call}"));
-        if finished {
-            break;
-        }
-    }
+    whichever_disk_call_is_the_last(
+        snapshotted,
+        |node| node.bench.publish_only(request.clone()),
+        |node, story| expect_reverted(&restarted(node, &request), story),
+    );
 }
 
 #[test]
 fn an_undone_rollback_with_a_clone_is_undone_wherever_it_was_cut() {
     let request = request(Rollback, 2, &both());
-    for jobs_done in 0.. {
+    // The image has lost the snapshot: it cannot be applied there.
+    let begun = || {
         let mut node = snapshotted();
-        // The image has lost the snapshot: it cannot be applied there.
-        let path = node.path(IMAGE);
-        node.tool.edit(&path, |image| image.snapshots.clear()).expect("removed behind our back");
-        node.bench.disk.sync_file(&path).expect("synced");
+        node.lose_snapshots(&node.path(IMAGE));
         node.bench.publish(request.clone());
-        let was_cut = run_some(&mut node, jobs_done);
+        node
+    };
+    wherever_it_is_cut(begun, |node, story| {
         let node = restarted(node, &request);
-        let story = format!("cut after {jobs_done} jobs");
         node.expect_failure(Rollback, 2);
-        expect_content(&node, "second", &story);
-        expect_in_place(&node, &story);
-        expect_one_incarnation(&node, 1, &story);
+        expect_content(&node, "second", story);
+        expect_in_place(&node, story);
+        expect_one_incarnation(&node, 1, story);
         assert_eq!(row(&node, DISK).incarnation, 1, "{story}");
-        if !was_cut {
-            break;
-        }
-    }
+    });
 }
 
 /// [003] D4.
 #[test]
 fn an_application_deleted_anywhere_in_a_rollback_leaves_no_incarnation() {
-    for jobs_done in 0.. {
-        let mut node = snapshotted();
-        node.bench.publish(request(Rollback, 2, &both()));
-        let was_cut = run_some(&mut node, jobs_done);
-        node.bench.unpublish::<VolumesSnapshotConfig>(&snapshot(1));
-        for key in both() {
-            node.bench.unpublish::<VolumeRefConfig>(&reference(key));
-            node.bench.unpublish::<VolumeConfig>(&key);
-        }
-        node.settle();
-        assert_eq!(node.answer(), None, "after {jobs_done} jobs");
-        assert_eq!(files_of_disk(&node), Vec::<String>::new(), "after {jobs_done} jobs");
-        assert_eq!((node.bench.rows::<VolumeRecord>(), node.intents()), (vec![], vec![]));
-        if !was_cut {
-            break;
-        }
-    }
+    let request = request(Rollback, 2, &both());
+    wherever_it_is_cut(
+        || asked(&request),
+        |mut node, story| {
+            node.bench.unpublish::<VolumesSnapshotConfig>(&snapshot(1));
+            for key in both() {
+                node.bench.unpublish::<VolumeRefConfig>(&reference(key));
+                node.bench.unpublish::<VolumeConfig>(&key);
+            }
+            node.settle();
+            assert_eq!(node.answer(), None, "deleted, not {story}");
+            assert_eq!(files_of_disk(&node), Vec::<String>::new(), "deleted, not {story}");
+            assert_eq!((node.bench.rows::<VolumeRecord>(), node.intents()), (vec![], vec![]));
+        },
+    );
 }
 
 /// A row in quarantine: what an intent says of the incarnations counts, whichever of them are there.
 #[test]
 fn the_row_of_a_volume_that_is_being_cloned_may_be_lost_anywhere() {
     let request = request(Rollback, 2, &both());
-    for jobs_done in 0.. {
-        let mut node = snapshotted();
-        node.bench.publish(request.clone());
-        let was_cut = run_some(&mut node, jobs_done);
-        lose_row(&node, VolumeRecord::NAME, &DISK.to_string());
-        let node = restarted(node, &request);
-        let story = format!("lost after {jobs_done} jobs");
-        node.expect_success(Rollback, 2);
-        expect_content(&node, "first", &story);
-        expect_one_incarnation(&node, 1, &story);
-        assert_eq!(row(&node, DISK).incarnation, 2, "{story}");
-        if !was_cut {
-            break;
-        }
-    }
+    wherever_it_is_cut(
+        || asked(&request),
+        |node, story| {
+            lose_row(&node, VolumeRecord::NAME, &DISK.to_string());
+            let node = restarted(node, &request);
+            node.expect_success(Rollback, 2);
+            expect_content(&node, "first", story);
+            expect_one_incarnation(&node, 1, story);
+            assert_eq!(row(&node, DISK).incarnation, 2, "{story}");
+        },
+    );
 }
 
 /// What was replaced cannot go, because a stranger has it open: the answer is given, the snapshot is given up, and then the row
@@ -384,9 +365,7 @@ fn the_row_may_be_lost_when_a_deletion_has_taken_a_rollback_over() {
     drop(held);
     let mut node = node.cut_power();
     node.start();
-    tell_raw(&mut node);
-    node.bench.publish(blank(IMAGE));
-    both().iter().for_each(|key| node.bench.publish(VolumeRefConfig { key: reference(*key) }));
+    tell_both(&mut node);
     node.everybody_speaks();
     node.wait(Duration::from_secs(5));
     expect_content(&node, "third", "nothing older came back");
@@ -397,54 +376,24 @@ fn the_row_may_be_lost_when_a_deletion_has_taken_a_rollback_over() {
 /// The intent is lost: what its row of the volume says is in force, what it had begun beside it goes, and no snapshot does.
 #[test]
 fn the_intent_of_a_clone_may_be_lost_anywhere() {
-    let asked = request(Rollback, 2, &both());
-    for jobs_done in 0.. {
-        let mut node = snapshotted();
-        node.bench.publish(asked.clone());
-        let was_cut = run_some(&mut node, jobs_done);
-        lose_row(&node, SnapshotIntent::NAME, &snapshot(1).to_string());
-        let node = restarted(node, &asked);
-        let story = format!("lost after {jobs_done} jobs");
-        // Asked again with its number, it is done again.
-        node.expect_success(Rollback, 2);
-        expect_content(&node, "first", &story);
-        expect_one_incarnation(&node, 1, &story);
-        if !was_cut {
-            break;
-        }
-    }
+    let request = request(Rollback, 2, &both());
+    wherever_it_is_cut(
+        || asked(&request),
+        |node, story| {
+            lose_row(&node, SnapshotIntent::NAME, &snapshot(1).to_string());
+            let node = restarted(node, &request);
+            // Asked again with its number, it is done again.
+            node.expect_success(Rollback, 2);
+            expect_content(&node, "first", story);
+            expect_one_incarnation(&node, 1, story);
+        },
+    );
 }
 
 /// The row's file is torn, and found so by the next start.
 fn lose_row(node: &Node, topic: &str, key: &str) {
     let path = node.bench.layout.row_file("volumemgr", topic, &key);
     if node.is_there(&path) {
-        node.bench.disk.truncate(&path, 10).expect("torn");
-        node.bench.disk.sync_file(&path).expect("durably");
+        node.tear(&path, 10);
     }
-}
-
-/// Runs the request's jobs until so many are done; false when there were fewer.
-pub(super) fn run_some(node: &mut Node, count: usize) -> bool {
-    for _ in 0..count {
-        if node.bench.jobs().is_empty() {
-            return false;
-        }
-        node.bench.run_job(|_: &VolumeJob| true);
-    }
-    true
-}
-
-/// Everything comes to its end, or the disk is dark; true for the first.
-fn run_until_dark(node: &mut Node) -> bool {
-    loop {
-        if node.bench.try_settle().is_err() {
-            return false;
-        }
-        match node.bench.executor.take(0) {
-            Some(run) => run.run(),
-            None => break,
-        }
-    }
-    node.bench.disk.metadata(Path::new("/persist")).is_ok() && node.intents().is_empty()
 }

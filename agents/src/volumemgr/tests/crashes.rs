@@ -1,5 +1,6 @@
 //! The power is cut between any two jobs of an action, and inside any of them; a new node finishes or undoes it.
 
+use super::cuts::*;
 use super::*;
 use SnapshotAction::{Create, Rollback};
 
@@ -14,18 +15,15 @@ fn snapshotted() -> Node {
     node
 }
 
-/// The node after the cut, told by zedagent and zedmanager what they know: the request still stands.
-fn restarted(node: Node, request: &VolumesSnapshotConfig) -> Node {
-    let mut node = node.cut_power();
-    node.start();
+fn tell_both(node: &mut Node) {
     for key in both() {
         node.bench.publish(blank(key));
         node.bench.publish(VolumeRefConfig { key: reference(key) });
     }
-    node.bench.publish(request.clone());
-    node.everybody_speaks();
-    node.wait(Duration::from_secs(5));
-    node
+}
+
+fn restarted(node: Node, request: &VolumesSnapshotConfig) -> Node {
+    restarted_with(node, tell_both, request)
 }
 
 /// The same, but zedmanager repeats its request only after it has said `Restarted`: it waits for the guest to be
@@ -33,25 +31,17 @@ fn restarted(node: Node, request: &VolumesSnapshotConfig) -> Node {
 fn restarted_late(node: Node, request: &VolumesSnapshotConfig) -> Node {
     let mut node = node.cut_power();
     node.start();
-    for key in both() {
-        node.bench.publish(blank(key));
-        node.bench.publish(VolumeRefConfig { key: reference(key) });
-    }
+    tell_both(&mut node);
     node.everybody_speaks();
     node.bench.publish(request.clone());
     node.wait(Duration::from_secs(5));
     node
 }
 
-/// Runs the request's jobs until so many are done; false when there were fewer.
-fn run_some(node: &mut Node, count: usize) -> bool {
-    for _ in 0..count {
-        if node.bench.jobs().is_empty() {
-            return false;
-        }
-        node.bench.run_job(|_: &VolumeJob| true);
-    }
-    true
+/// A node at the request.
+fn asked(mut node: Node, request: &VolumesSnapshotConfig) -> Node {
+    node.bench.publish(request.clone());
+    node
 }
 
 fn expect_whole(node: &Node, content: &str, story: &str) {
@@ -70,113 +60,85 @@ fn expect_whole(node: &Node, content: &str, story: &str) {
 fn a_create_is_finished_wherever_it_was_cut() {
     let request = request(Create, 1, &both());
     for restart in [restarted, restarted_late] {
-        for jobs_done in 0.. {
-            let mut node = Node::with_volumes(2);
-            node.bench.publish(request.clone());
-            let was_cut = run_some(&mut node, jobs_done);
-            let node = restart(node, &request);
-            let status = node.expect_success(Create, 1);
-            assert_eq!(node.record(), Some(status));
-            expect_whole(&node, "first", &format!("cut after {jobs_done} jobs"));
-            if !was_cut {
-                break;
-            }
-        }
+        wherever_it_is_cut(
+            || asked(Node::with_volumes(2), &request),
+            |node, story| {
+                let node = restart(node, &request);
+                let status = node.expect_success(Create, 1);
+                assert_eq!(node.record(), Some(status));
+                expect_whole(&node, "first", story);
+            },
+        );
     }
 }
 
 #[test]
 fn a_rollback_is_finished_wherever_it_was_cut() {
     let request = request(Rollback, 2, &both());
-    for jobs_done in 0.. {
-        let mut node = snapshotted();
-        node.bench.publish(request.clone());
-        let was_cut = run_some(&mut node, jobs_done);
-        let node = restarted(node, &request);
-        node.expect_success(Rollback, 2);
-        expect_whole(&node, "first", &format!("cut after {jobs_done} jobs"));
-        if !was_cut {
-            break;
-        }
-    }
+    wherever_it_is_cut(
+        || asked(snapshotted(), &request),
+        |node, story| {
+            let node = restarted(node, &request);
+            node.expect_success(Rollback, 2);
+            expect_whole(&node, "first", story);
+        },
+    );
 }
 
-/// Inside jobs: the disk stops at its n-th call and everything after it fails; what was not synced is lost.
 #[test]
 fn a_rollback_is_finished_whichever_disk_call_was_the_last() {
     let request = request(Rollback, 2, &both());
-    for call in 1.. {
-        let mut node = snapshotted();
-        node.bench.disk.cut_power_at(call);
-        node.bench.publish_only(request.clone());
-        let finished = run_until_dark(&mut node);
-        let node = restarted(node, &request);
-        node.expect_success(Rollback, 2);
-        expect_whole(&node, "first", &format!("cut at call {call}"));
-        if finished {
-            break;
-        }
-    }
+    whichever_disk_call_is_the_last(
+        snapshotted,
+        |node| node.bench.publish_only(request.clone()),
+        |node, story| {
+            let node = restarted(node, &request);
+            node.expect_success(Rollback, 2);
+            expect_whole(&node, "first", story);
+        },
+    );
 }
 
 #[test]
 fn a_create_is_finished_whichever_disk_call_was_the_last() {
     let request = request(Create, 1, &both());
-    for call in 1.. {
-        let mut node = Node::with_volumes(2);
-        node.bench.disk.cut_power_at(call);
-        node.bench.publish_only(request.clone());
-        let finished = run_until_dark(&mut node);
-        let node = restarted(node, &request);
-        let status = node.expect_success(Create, 1);
-        assert_eq!(node.record(), Some(status));
-        expect_whole(&node, "first", &format!("cut at call {call}"));
-        if finished {
-            break;
-        }
-    }
+    whichever_disk_call_is_the_last(
+        || Node::with_volumes(2),
+        |node| node.bench.publish_only(request.clone()),
+        |node, story| {
+            let node = restarted(node, &request);
+            let status = node.expect_success(Create, 1);
+            assert_eq!(node.record(), Some(status));
+            expect_whole(&node, "first", story);
+        },
+    );
 }
 
 #[test]
 fn a_deletion_is_finished_whichever_disk_call_was_the_last() {
-    for call in 1.. {
+    let withdrawn = || {
         let mut node = snapshotted();
         node.bench.unpublish::<VolumesSnapshotConfig>(&snapshot(1));
-        node.bench.disk.cut_power_at(call);
-        let finished = run_until_dark(&mut node);
-        let mut node = node.cut_power();
-        node.start();
-        for key in both() {
-            node.bench.publish(blank(key));
-            node.bench.publish(VolumeRefConfig { key: reference(key) });
-        }
-        node.everybody_speaks();
-        node.wait(Duration::from_secs(5));
-        assert_eq!(node.answer(), None, "cut at call {call}");
-        for key in both() {
-            assert!(node.snapshots_in(key).is_empty(), "cut at call {call}");
-            assert_eq!(node.guest_reads(key), "second");
-            assert_eq!(node.tool.image(&node.path(key)).expect("the image").leaks, 0, "cut at call {call}");
-        }
-        node.expect_tidy(&both());
-        if finished {
-            break;
-        }
-    }
-}
-
-/// Everything comes to its end, or the disk is dark; true for the first.
-fn run_until_dark(node: &mut Node) -> bool {
-    loop {
-        if node.bench.try_settle().is_err() {
-            return false;
-        }
-        match node.bench.executor.take(0) {
-            Some(run) => run.run(),
-            None => break,
-        }
-    }
-    node.bench.disk.metadata(Path::new("/persist")).is_ok() && node.intents().is_empty()
+        node
+    };
+    whichever_disk_call_is_the_last(
+        withdrawn,
+        |_| {},
+        |node, story| {
+            let mut node = node.cut_power();
+            node.start();
+            tell_both(&mut node);
+            node.everybody_speaks();
+            node.wait(Duration::from_secs(5));
+            assert_eq!(node.answer(), None, "{story}");
+            for key in both() {
+                assert!(node.snapshots_in(key).is_empty(), "{story}");
+                assert_eq!(node.guest_reads(key), "second");
+                assert_eq!(node.tool.image(&node.path(key)).expect("the image").leaks, 0, "{story}");
+            }
+            node.expect_tidy(&both());
+        },
+    );
 }
 
 /// The World found it: whoever asked died before the success was written down, asked again, and the second try failed.
@@ -188,9 +150,7 @@ fn a_rollback_that_was_answered_is_not_tried_again() {
     node.bench.publish(request.clone());
     node.settle();
     node.expect_success(Rollback, 2);
-    let path = node.path(key(2, 0));
-    node.tool.edit(&path, |image| image.snapshots.clear()).expect("removed behind our back");
-    node.bench.disk.sync_file(&path).expect("synced");
+    node.lose_snapshots(&node.path(key(2, 0)));
     let mut node = restarted(node, &request);
     node.expect_success(Rollback, 2);
     node.expect_tidy(&both());
@@ -201,43 +161,36 @@ fn a_rollback_that_was_answered_is_not_tried_again() {
 #[test]
 fn an_undone_rollback_is_undone_wherever_it_was_cut() {
     let request = request(Rollback, 2, &both());
-    for jobs_done in 0.. {
-        let mut node = snapshotted();
-        // Volume 2 has lost the snapshot: it cannot be applied there.
-        let path = node.path(key(2, 0));
-        node.tool.edit(&path, |image| image.snapshots.clear()).expect("removed behind our back");
-        node.bench.disk.sync_file(&path).expect("synced");
-        node.bench.publish(request.clone());
-        let was_cut = run_some(&mut node, jobs_done);
+    // Volume 2 has lost the snapshot: it cannot be applied there.
+    let begun = || {
+        let node = snapshotted();
+        node.lose_snapshots(&node.path(key(2, 0)));
+        asked(node, &request)
+    };
+    wherever_it_is_cut(begun, |node, story| {
         let node = restarted(node, &request);
         node.expect_failure(Rollback, 2);
         let contents: Vec<String> = both().iter().map(|key| node.guest_reads(*key)).collect();
-        assert_eq!(contents, ["second", "second"], "cut after {jobs_done} jobs");
+        assert_eq!(contents, ["second", "second"], "{story}");
         node.expect_tidy(&both());
-        if !was_cut {
-            break;
-        }
-    }
+    });
 }
 
 /// zedmanager does not know yet that the guest is down, and so asks for nothing; but what was cut is its own.
 #[test]
 fn what_is_claimed_after_a_crash_is_kept_and_nothing_is_begun_for_it() {
-    let asked = request(Create, 1, &both());
-    let claim = VolumesSnapshotConfig { action: SnapshotAction::Unspecified, ..asked.clone() };
-    for jobs_done in 0.. {
-        let mut node = Node::with_volumes(2);
-        node.bench.publish(asked.clone());
-        let was_cut = run_some(&mut node, jobs_done);
-        let recorded = node.record().is_some();
-        let mut node = restarted(node, &claim);
-        assert!(node.record().is_some() || !recorded, "cut after {jobs_done} jobs");
-        node.bench.publish(asked.clone());
-        node.wait(Duration::from_secs(5));
-        node.expect_success(Create, 1);
-        expect_whole(&node, "first", &format!("cut after {jobs_done} jobs"));
-        if !was_cut {
-            break;
-        }
-    }
+    let request = request(Create, 1, &both());
+    let claim = VolumesSnapshotConfig { action: SnapshotAction::Unspecified, ..request.clone() };
+    wherever_it_is_cut(
+        || asked(Node::with_volumes(2), &request),
+        |node, story| {
+            let recorded = node.record().is_some();
+            let mut node = restarted(node, &claim);
+            assert!(node.record().is_some() || !recorded, "{story}");
+            node.bench.publish(request.clone());
+            node.wait(Duration::from_secs(5));
+            node.expect_success(Create, 1);
+            expect_whole(&node, "first", story);
+        },
+    );
 }

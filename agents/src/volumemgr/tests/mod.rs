@@ -3,6 +3,7 @@
 
 mod clones;
 mod crashes;
+mod cuts;
 mod reverts;
 mod snapshots;
 mod tables;
@@ -134,6 +135,18 @@ impl Node {
 
     pub fn hold(&self, key: VolumeKey) -> HeldImage {
         self.tool.hold(&self.path(key))
+    }
+
+    /// Somebody takes every snapshot out of the image.
+    pub fn lose_snapshots(&self, image: &Path) {
+        self.tool.edit(image, |image| image.snapshots.clear()).expect("removed behind our back");
+        self.bench.disk.sync_file(image).expect("synced");
+    }
+
+    /// A record's file is torn after so many bytes, durably.
+    pub fn tear(&self, path: &Path, kept_bytes: u64) {
+        self.bench.disk.truncate(path, kept_bytes).expect("torn");
+        self.bench.disk.sync_file(path).expect("durably");
     }
 
     pub fn snapshots_in(&self, key: VolumeKey) -> Vec<String> {

@@ -2,6 +2,7 @@
 //! snapshot are looked at before anything is.
 
 use super::clones::*;
+use super::cuts::*;
 use super::*;
 use SnapshotAction::{Create, Rollback};
 
@@ -61,24 +62,20 @@ fn a_volume_is_reverted_alone_in_place_or_by_a_clone() {
 #[test]
 fn a_revert_is_finished_wherever_it_was_cut() {
     for of in [IMAGE, DISK] {
-        let asked = revert(2, of, &[("copy-method", "copy")]);
-        let asked = if of == IMAGE { revert(2, of, &[]) } else { asked };
-        for jobs_done in 0.. {
-            let mut node = snapshotted();
-            node.bench.publish(asked.clone());
-            let was_cut = run_some(&mut node, jobs_done);
-            let node = restarted(node, &asked);
-            let story = format!("{of}, cut after {jobs_done} jobs");
-            node.expect_success(Rollback, 2);
-            assert_eq!(read(&node, of), "first", "{story}");
-            let other = if of == IMAGE { DISK } else { IMAGE };
-            assert_eq!(read(&node, other), "second", "{story}");
-            expect_in_place(&node, &story);
-            expect_one_incarnation(&node, 1, &story);
-            if !was_cut {
-                break;
-            }
-        }
+        let order = if of == IMAGE { revert(2, of, &[]) } else { revert(2, of, &[("copy-method", "copy")]) };
+        let other = if of == IMAGE { DISK } else { IMAGE };
+        wherever_it_is_cut(
+            || asked(&order),
+            |node, story| {
+                let node = restarted(node, &order);
+                let story = &format!("{of}, {story}");
+                node.expect_success(Rollback, 2);
+                assert_eq!(read(&node, of), "first", "{story}");
+                assert_eq!(read(&node, other), "second", "{story}");
+                expect_in_place(&node, story);
+                expect_one_incarnation(&node, 1, story);
+            },
+        );
     }
 }
 

@@ -349,8 +349,7 @@ fn what_nobody_asks_for_after_a_restart_is_deleted_only_when_zedmanager_has_spok
 fn a_damaged_record_is_a_failed_snapshot_with_its_reason_and_can_be_deleted() {
     let node = snapshotted();
     let path = node.bench.layout.volumes_snapshot_status_file(&snapshot(1));
-    node.bench.disk.truncate(&path, 20).expect("torn");
-    node.bench.disk.sync_file(&path).expect("durably");
+    node.tear(&path, 20);
     let mut node = node.cut_power();
     node.start();
     let status = node.answer().expect("listed");
@@ -376,8 +375,7 @@ fn a_damaged_record_is_a_failed_snapshot_with_its_reason_and_can_be_deleted() {
 fn a_damaged_snapshot_is_looked_for_again_where_the_volumes_could_not_be_asked() {
     let node = snapshotted();
     let path = node.bench.layout.volumes_snapshot_status_file(&snapshot(1));
-    node.bench.disk.truncate(&path, 20).expect("torn");
-    node.bench.disk.sync_file(&path).expect("durably");
+    node.tear(&path, 20);
     let mut node = node.cut_power();
     for _ in both() {
         let status = "exit status: 1".to_owned();
@@ -399,8 +397,7 @@ fn a_damaged_snapshot_is_looked_for_again_where_the_volumes_could_not_be_asked()
 fn a_volume_that_can_never_be_asked_holds_the_node_up_for_some_seconds_only() {
     let node = snapshotted();
     let path = node.bench.layout.volumes_snapshot_status_file(&snapshot(1));
-    node.bench.disk.truncate(&path, 20).expect("torn");
-    node.bench.disk.sync_file(&path).expect("durably");
+    node.tear(&path, 20);
     let mut node = node.cut_power();
     for _ in 0..100 {
         let status = "exit status: 1".to_owned();
