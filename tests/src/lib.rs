@@ -1,5 +1,6 @@
 //! What the tests of Holdfast are made of.
 
+pub mod bench;
 pub mod controller;
 pub mod decision;
 pub mod demo;

@@ -1,0 +1,14 @@
+//! What `make bench` measures: the machinery around the storage tool, beside what it would cost without it.
+//!
+//! ```text
+//!   criterion (pubsub/benches) ──▶ target/criterion ── criterion.rs ─┐
+//!   bus_latency.rs, durable.rs      the bus and the disk by themselves ┤
+//!   app_work.rs, delay.rs           a node at work                     ├─▶ figures.rs ─▶ the table, target/bench.json
+//!   start.rs, footprint.rs          a node that starts, and one idle   ┤
+//!   qcow2_cost.rs ─▶ plot.rs        the storage tool by itself ────────┘ └▶ docs/qcow2-cost.svg
+//! ```
+//!
+//! Every figure is the median of several rounds with the least and the most of them. Where there is something to compare
+//! with, both take turns in the same run. What cannot be measured here is left out with its reason, never guessed.
+
+pub mod figures;
