@@ -11,4 +11,7 @@
 //! Every figure is the median of several rounds with the least and the most of them. Where there is something to compare
 //! with, both take turns in the same run. What cannot be measured here is left out with its reason, never guessed.
 
+pub mod bus_latency;
+pub mod criterion;
+pub mod durable;
 pub mod figures;
