@@ -15,3 +15,7 @@ pub mod bus_latency;
 pub mod criterion;
 pub mod durable;
 pub mod figures;
+pub mod footprint;
+pub mod node_process;
+pub mod plot;
+pub mod qcow2_cost;
