@@ -28,6 +28,7 @@
 
 mod header;
 mod limit;
+mod look;
 mod populate;
 mod qemu_img;
 
