@@ -16,7 +16,7 @@ FEATURES = $(shell pkg-config --exists libzfs 2>/dev/null && echo --features hol
 TARGET_DIR := $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR),target)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test fmt-check clippy build install uninstall soak-build soak soak-twice soak-real recovery zfs-guest zfs-test zfs-test-more powercut mutants
+.PHONY: help setup demo test fmt-check clippy build install uninstall soak-build soak soak-twice soak-real recovery bench zfs-guest zfs-test zfs-test-more powercut mutants
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -98,6 +98,13 @@ soak-real: soak-build ## kills real nodes with the real qemu-img KILLS times whi
 
 recovery: setup ## boots a node of 100 applications and 800 snapshots on real files; fails when it takes above two seconds
 	$(CARGO) run --release --locked --package holdfast-tests --bin recovery
+
+# Figures of files are of the file system of KILL_DIRECTORY. BENCH_FLAGS: --only NAME for a part, --plot FILE to draw again.
+bench: setup ## what everything costs, beside what it would cost without Holdfast: a table and target/bench.json (10 minutes)
+	$(CARGO) build $(FEATURES) --release --locked --package holdfast-agents --bin holdfast --package holdfast-tests --bin bench --bin soak
+	began=$$(date +%s) && \
+	timeout $(TIMEOUT_FLAGS) 600 $(CARGO) bench --locked --package holdfast-pubsub --bench bus && \
+	timeout $(TIMEOUT_FLAGS) 1800 $(TARGET_DIR)/release/bench --target $(TARGET_DIR) --since $$began --directory $(KILL_DIRECTORY) $(BENCH_FLAGS)
 
 powercut: CUTS = 10
 STORAGE ?= ext4 zfs

@@ -4,7 +4,7 @@ use std::io;
 use std::sync::Arc;
 
 use holdfast_agents::runtime::{BlockingPool, JobLimits, Outside, Services, SystemClock, SystemEntropy};
-use holdfast_persist::{PersistLayout, RealDisk};
+use holdfast_persist::{Disk, PersistLayout, RealDisk};
 
 /// Small, as the tests' volumes are.
 const RESERVE_SIZE_BYTES: u64 = 64 * 1024;
@@ -12,8 +12,17 @@ const RESERVE_SIZE_BYTES: u64 = 64 * 1024;
 /// The persist directory is prepared. Fails as [`Services::open`] does: when there is no reserve to be had. `read_only`
 /// is why the node may change nothing, if so. Jobs run on the tokio runtime this is called in.
 pub fn open_services(layout: PersistLayout, read_only: Option<String>) -> io::Result<Services> {
+    open_services_on(Arc::new(RealDisk), layout, read_only)
+}
+
+/// The same, on another disk.
+pub fn open_services_on(
+    disk: Arc<dyn Disk>,
+    layout: PersistLayout,
+    read_only: Option<String>,
+) -> io::Result<Services> {
     Services::open(Outside {
-        disk: Arc::new(RealDisk),
+        disk,
         layout,
         clock: Arc::new(SystemClock::new()),
         entropy: Arc::new(SystemEntropy),

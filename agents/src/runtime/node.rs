@@ -157,6 +157,11 @@ impl RunningNode {
         self.pulses.iter().all(|pulse| pulse.is_synced())
     }
 
+    /// Each agent's health.
+    pub fn pulses(&self) -> &[Arc<dyn Pulse>] {
+        &self.pulses
+    }
+
     /// The agents that have owed an answer for longer than this. Asks all of them again: to be called
     /// regularly, more often than `limit`.
     pub fn stuck_agents(&self, limit: Duration) -> Vec<&'static str> {

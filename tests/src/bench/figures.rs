@@ -87,6 +87,8 @@ pub struct LeftOut {
 /// Everything a run has to tell.
 #[derive(Debug, Default, Serialize)]
 pub struct Report {
+    /// What it was measured on.
+    pub machine: String,
     pub figures: Vec<Figure>,
     pub left_out: Vec<LeftOut>,
 }
@@ -103,6 +105,7 @@ impl Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(formatter, "bench: {}", self.machine)?;
         let width = self.figures.iter().map(|figure| figure.name.chars().count()).max().unwrap_or(0);
         for figure in &self.figures {
             let spread = format!("({} to {})", short(figure.spread[0]), short(figure.spread[1]));

@@ -59,23 +59,29 @@ pub struct NodeProcess {
 /// Starts the node, on TCG, so that it boots no guest to try KVM. It is not ready yet when this returns.
 pub fn start(settings: &NodeSettings) -> anyhow::Result<NodeProcess> {
     let folder = settings.persist.parent().context("the persist directory has no parent")?;
+    let mut command = Command::new(&settings.holdfast);
+    command.args(["--config", "/dev/null", "--socket"]).arg(folder.join("holdfast.sock"));
+    command.args(["node", "--accel", "tcg", "--controller", &settings.controller]);
+    command.args(["--device", &settings.device.to_string(), "--persist"]).arg(&settings.persist);
+    command.args(&settings.flags);
+    start_command(command, folder)
+}
+
+/// The same for any program that is a node. Its log and the notify socket are put into `folder`.
+pub fn start_command(mut command: Command, folder: &Path) -> anyhow::Result<NodeProcess> {
     let (notify, log) = (folder.join("notify.sock"), folder.join("node.log"));
     remove_if_there(&notify)?;
     let socket = UnixDatagram::bind(&notify).with_context(|| format!("cannot bind {}", notify.display()))?;
     socket.set_read_timeout(Some(LISTEN_FOR))?;
     let output = File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
-    let mut command = Command::new(&settings.holdfast);
     // Nothing of this machine's configuration or environment has a say.
     command.env_clear().envs(std::env::var_os("PATH").map(|path| ("PATH", path)));
     command.env("NOTIFY_SOCKET", &notify);
-    command.args(["--config", "/dev/null", "--socket"]).arg(folder.join("holdfast.sock"));
-    command.args(["node", "--accel", "tcg", "--controller", &settings.controller]);
-    command.args(["--device", &settings.device.to_string(), "--persist"]).arg(&settings.persist);
-    command.args(&settings.flags).stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
+    command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
     // A Ctrl-C at the terminal is for the measuring process, which then drops this one.
     command.process_group(0);
     let started = Instant::now();
-    let child = command.spawn().with_context(|| format!("cannot run {}", settings.holdfast.display()))?;
+    let child = command.spawn().with_context(|| format!("cannot run {}", command.get_program().display()))?;
     let (told, ready) = channel();
     let hear_on = Arc::new(AtomicBool::new(true));
     let hears = Arc::clone(&hear_on);

@@ -408,7 +408,7 @@ mod tests {
     fn all_of_it_is_measured_and_drawn() {
         let folder = std::env::var_os("HOLDFAST_BENCH_FOLDER").map_or_else(std::env::temp_dir, PathBuf::from);
         let costs = measure(&folder, &Plan::full()).expect("measured");
-        let report = super::super::figures::Report { figures: costs.figures(), left_out: Vec::new() };
+        let report = super::super::figures::Report { figures: costs.figures(), ..Default::default() };
         println!("{report}");
         let drawing = folder.join("qcow2-cost.svg");
         let caption = format!("{}; {} rounds", costs.tool, costs.rounds);
