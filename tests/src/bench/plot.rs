@@ -71,10 +71,10 @@ fn svg(costs: &Costs, caption: &str) -> Drawn<String> {
 fn draw_head(head: &Panel<'_>, costs: &Costs, caption: &str) -> Drawn<()> {
     let left = Pos::new(HPos::Left, VPos::Center);
     let style = |size: i32, colour: &RGBColor| (FONT, size).into_font().color(colour).pos(left);
-    head.draw(&Text::new("qemu-img snapshots in fully mapped images", (20, 22), style(21, &INK)))?;
-    head.draw(&Text::new(caption.to_owned(), (20, 46), style(13, &FAINT)))?;
-    head.draw(&Text::new("already in the image:", (20, 72), style(14, &INK)))?;
-    let mut x = 172;
+    head.draw(&Text::new("qemu-img snapshots in fully mapped images", (20, 22), style(24, &INK)))?;
+    head.draw(&Text::new(caption.to_owned(), (20, 46), style(15, &FAINT)))?;
+    head.draw(&Text::new("already in the image:", (20, 72), style(16, &INK)))?;
+    let mut x = 180;
     for (line, snapshots) in numbers_of_snapshots(costs).into_iter().enumerate() {
         let colour = LINES[line % LINES.len()];
         head.draw(&PathElement::new(vec![(x, 72), (x + 28, 72)], colour.stroke_width(2)))?;
@@ -84,14 +84,14 @@ fn draw_head(head: &Panel<'_>, costs: &Costs, caption: &str) -> Drawn<()> {
             1 => "1 snapshot".to_owned(),
             more => format!("{more} snapshots"),
         };
-        head.draw(&Text::new(words, (x + 36, 72), style(14, &INK)))?;
-        x += 140;
+        head.draw(&Text::new(words, (x + 36, 72), style(16, &INK)))?;
+        x += 146;
     }
     for dash in 0..5 {
         let from = x + dash * 6;
         head.draw(&PathElement::new(vec![(from, 72), (from + 3, 72)], FAINT.stroke_width(1)))?;
     }
-    head.draw(&Text::new("qemu-img without an image", (x + 36, 72), style(14, &INK)))?;
+    head.draw(&Text::new("qemu-img without an image", (x + 36, 72), style(16, &INK)))?;
     Ok(())
 }
 
@@ -102,7 +102,7 @@ fn draw_panel(panel: &Panel<'_>, costs: &Costs, operation: Operation) -> Drawn<(
     let least = costs.points.iter().map(|point| point.least_ms).fold(costs.floor.value, f64::min);
     let most = costs.points.iter().map(|point| point.most_ms).fold(costs.floor.value, f64::max);
     let mut chart = ChartBuilder::on(panel)
-        .caption(operation.to_string(), (FONT, 17).into_font().color(&INK))
+        .caption(operation.to_string(), (FONT, 20).into_font().color(&INK))
         .margin_left(10)
         .margin_right(14)
         .margin_bottom(10)
@@ -117,8 +117,8 @@ fn draw_panel(panel: &Panel<'_>, costs: &Costs, operation: Operation) -> Drawn<(
         .light_line_style(TRANSPARENT)
         .bold_line_style(GRID)
         .axis_style(FAINT)
-        .label_style((FONT, 13).into_font().color(&INK))
-        .axis_desc_style((FONT, 13).into_font().color(&INK))
+        .label_style((FONT, 15).into_font().color(&INK))
+        .axis_desc_style((FONT, 15).into_font().color(&INK))
         .x_desc("size of the disk, GiB")
         .y_desc("time of one call, ms")
         .x_label_formatter(&|size_gib| format!("{size_gib:.0}"))
