@@ -31,6 +31,11 @@ impl<T> Line<T> {
         Line { slots: Vec::new(), head: None, tail: None, free: None, len: 0 }
     }
 
+    /// Makes room for this many more at once.
+    pub(crate) fn reserve(&mut self, more: usize) {
+        self.slots.reserve(more);
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.len
     }

@@ -77,9 +77,7 @@ impl<E: Send + 'static> Mailbox<E> {
                 let mut queue = self.shared.lock();
                 let number = queue.sources.len();
                 let mut source = Source::<T, E>::new(number, Box::new(wrap) as Wrap<T, E>);
-                for (key, value) in rows {
-                    source.add_row(key, Change::Created(Arc::clone(value)), &mut queue.line);
-                }
+                source.add_existing(rows, &mut queue.line);
                 source.add_synced(&mut queue.line);
                 if restarted > 0 {
                     source.add_restarted(restarted, &mut queue.line);

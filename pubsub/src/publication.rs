@@ -123,12 +123,7 @@ impl<T: Topic> Publication<T> {
 
     /// The row as this publisher last left it, staged changes included.
     pub fn get(&self, key: &T::Key) -> Option<Arc<T>> {
-        let staged = self.staged.iter().rev().find_map(|step| match step {
-            Step::Put(value) if value.key() == *key => Some(Some(Arc::clone(value))),
-            Step::Remove(removed) if removed == key => Some(None),
-            _ => None,
-        });
-        staged.unwrap_or_else(|| self.topic.get(key))
+        self.staged_row(key).map_or_else(|| self.topic.get(key), |staged| staged.cloned())
     }
 
     /// All rows, staged changes included, in the order of keys.
@@ -160,7 +155,7 @@ impl<T: Topic> Publication<T> {
     /// First half of [`Publication::publish`]: nobody is told yet.
     pub fn stage(&mut self, value: T) -> Result<Staged, PublishError> {
         let key = value.key();
-        if self.get(&key).is_some_and(|current| *current == value) {
+        if self.is_like(&key, &value) {
             return Ok(Staged::Unchanged);
         }
         let staged = match self.backing {
@@ -204,6 +199,22 @@ impl<T: Topic> Publication<T> {
             None => return false,
         }
         true
+    }
+
+    /// What is staged for the row, if anything is: its value, or that it is to go.
+    fn staged_row(&self, key: &T::Key) -> Option<Option<&Arc<T>>> {
+        self.staged.iter().rev().find_map(|step| match step {
+            Step::Put(value) if value.key() == *key => Some(Some(value)),
+            Step::Remove(removed) if removed == key => Some(None),
+            _ => None,
+        })
+    }
+
+    fn is_like(&self, key: &T::Key, value: &T) -> bool {
+        match self.staged_row(key) {
+            Some(staged) => staged.is_some_and(|staged| **staged == *value),
+            None => self.topic.holds(key, value),
+        }
     }
 
     fn finish(&mut self, staged: Staged) -> Result<Published, PublishError> {

@@ -4,8 +4,9 @@
 //! entries; so whoever takes a ticket of this source takes its oldest entry.
 
 use std::any::Any;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, btree_map};
 use std::fmt;
+use std::sync::Arc;
 
 use holdfast_types::Topic;
 
@@ -43,12 +44,28 @@ impl<T: Topic, E> Source<T, E> {
         Source { number, entries: Line::new(), by_key: BTreeMap::new(), restarted: None, wrap }
     }
 
+    /// All rows there are, as created. Before anything else is added: keys in order make a map at once.
+    pub(crate) fn add_existing(&mut self, rows: &BTreeMap<T::Key, Arc<T>>, line: &mut Line<Ticket<E>>) {
+        self.entries.reserve(rows.len());
+        line.reserve(rows.len());
+        let created = rows.iter().map(|(key, value)| {
+            let change = Change::Created(Arc::clone(value));
+            let ticket = line.push_back(Ticket::Source(self.number));
+            (key.clone(), self.entries.push_back(Entry { key: Some(key.clone()), change, ticket }))
+        });
+        self.by_key = created.collect();
+    }
+
     /// A change of a row: it takes its place at the end, or melts into the one that waits already.
     pub(crate) fn add_row(&mut self, key: &T::Key, change: Change<T>, line: &mut Line<Ticket<E>>) {
-        let Some(&place) = self.by_key.get(key) else {
-            let place = self.append(Some(key.clone()), change, line);
-            self.by_key.insert(key.clone(), place);
-            return;
+        let place = match self.by_key.entry(key.clone()) {
+            btree_map::Entry::Occupied(waiting) => *waiting.get(),
+            btree_map::Entry::Vacant(free) => {
+                let ticket = line.push_back(Ticket::Source(self.number));
+                let key = Some(key.clone());
+                free.insert(self.entries.push_back(Entry { key, change, ticket }));
+                return;
+            }
         };
         let entry = self.entries.get_mut(place);
         let waiting = std::mem::replace(&mut entry.change, Change::Synced);
@@ -63,7 +80,7 @@ impl<T: Topic, E> Source<T, E> {
     }
 
     pub(crate) fn add_synced(&mut self, line: &mut Line<Ticket<E>>) {
-        self.append(None, Change::Synced, line);
+        self.append_marker(Change::Synced, line);
     }
 
     /// At most one waits, the newest, and it stands behind everything published before it.
@@ -71,12 +88,12 @@ impl<T: Topic, E> Source<T, E> {
         if let Some(earlier) = self.restarted.take() {
             line.remove(self.entries.remove(earlier).ticket);
         }
-        self.restarted = Some(self.append(None, Change::Restarted(times), line));
+        self.restarted = Some(self.append_marker(Change::Restarted(times), line));
     }
 
-    fn append(&mut self, key: Option<T::Key>, change: Change<T>, line: &mut Line<Ticket<E>>) -> Place {
+    fn append_marker(&mut self, marker: Change<T>, line: &mut Line<Ticket<E>>) -> Place {
         let ticket = line.push_back(Ticket::Source(self.number));
-        self.entries.push_back(Entry { key, change, ticket })
+        self.entries.push_back(Entry { key: None, change: marker, ticket })
     }
 }
 

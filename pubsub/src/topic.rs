@@ -91,6 +91,11 @@ impl<T: Topic> TopicCell<T> {
         self.lock().rows.get(key).cloned()
     }
 
+    /// True when the row exists and is equal to this value.
+    pub(crate) fn holds(&self, key: &T::Key, value: &T) -> bool {
+        self.lock().rows.get(key).is_some_and(|row| **row == *value)
+    }
+
     pub(crate) fn rows(&self) -> Vec<Arc<T>> {
         self.lock().rows.values().cloned().collect()
     }
@@ -104,8 +109,13 @@ impl<T: Topic> TopicCell<T> {
     }
 }
 
+/// In the order in which they came; the last one is given the change itself.
 fn tell<T: Topic>(links: &mut Vec<Box<dyn Link<T>>>, key: &T::Key, change: Change<T>) {
+    let Some(last) = links.pop() else { return };
     links.retain(|link| link.row(key, change.clone()));
+    if last.row(key, change) {
+        links.push(last);
+    }
 }
 
 impl<T: Topic> fmt::Debug for TopicCell<T> {
