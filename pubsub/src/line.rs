@@ -7,23 +7,37 @@
 //! Slots live in one vector and are used again, so that a subscriber that keeps up causes no allocation, and one
 //! that lags holds as many slots as the line was ever long.
 
-/// A place in the line, valid until what stands there leaves.
+use std::num::NonZeroU32;
+
+/// A place in the line, valid until what stands there leaves. Small, and smaller still in an `Option`: a new subscriber
+/// to many rows holds some of these for each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Place(usize);
+pub(crate) struct Place(NonZeroU32);
+
+impl Place {
+    fn of_slot(at: usize) -> Self {
+        let number = u32::try_from(at + 1).ok().and_then(NonZeroU32::new);
+        Place(number.expect("a line has room for four billion"))
+    }
+
+    fn slot(self) -> usize {
+        self.0.get() as usize - 1
+    }
+}
 
 #[derive(Debug)]
 pub(crate) struct Line<T> {
     slots: Vec<Slot<T>>,
-    head: Option<usize>,
-    tail: Option<usize>,
-    free: Option<usize>,
+    head: Option<Place>,
+    tail: Option<Place>,
+    free: Option<Place>,
     len: usize,
 }
 
 #[derive(Debug)]
 enum Slot<T> {
-    Taken { value: T, before: Option<usize>, after: Option<usize> },
-    Free { next: Option<usize> },
+    Taken { value: T, before: Option<Place>, after: Option<Place> },
+    Free { next: Option<Place> },
 }
 
 impl<T> Line<T> {
@@ -49,22 +63,22 @@ impl<T> Line<T> {
         }
         self.tail = Some(at);
         self.len += 1;
-        Place(at)
+        at
     }
 
     pub(crate) fn pop_front(&mut self) -> Option<T> {
-        self.head.map(|head| self.remove(Place(head)))
+        self.head.map(|head| self.remove(head))
     }
 
     pub(crate) fn get_mut(&mut self, place: Place) -> &mut T {
-        match &mut self.slots[place.0] {
+        match &mut self.slots[place.slot()] {
             Slot::Taken { value, .. } => value,
             Slot::Free { .. } => unreachable!("a place is used only while it is taken"),
         }
     }
 
-    pub(crate) fn remove(&mut self, Place(at): Place) -> T {
-        let slot = std::mem::replace(&mut self.slots[at], Slot::Free { next: self.free });
+    pub(crate) fn remove(&mut self, at: Place) -> T {
+        let slot = std::mem::replace(&mut self.slots[at.slot()], Slot::Free { next: self.free });
         let Slot::Taken { value, before, after } = slot else {
             unreachable!("a place is used only while it is taken");
         };
@@ -81,30 +95,30 @@ impl<T> Line<T> {
         value
     }
 
-    fn put_into_free_slot(&mut self, slot: Slot<T>) -> usize {
+    fn put_into_free_slot(&mut self, slot: Slot<T>) -> Place {
         match self.free {
             Some(at) => {
-                if let Slot::Free { next } = std::mem::replace(&mut self.slots[at], slot) {
+                if let Slot::Free { next } = std::mem::replace(&mut self.slots[at.slot()], slot) {
                     self.free = next;
                 }
                 at
             }
             None => {
                 self.slots.push(slot);
-                self.slots.len() - 1
+                Place::of_slot(self.slots.len() - 1)
             }
         }
     }
 
-    fn after_mut(&mut self, at: usize) -> &mut Option<usize> {
-        match &mut self.slots[at] {
+    fn after_mut(&mut self, at: Place) -> &mut Option<Place> {
+        match &mut self.slots[at.slot()] {
             Slot::Taken { after, .. } => after,
             Slot::Free { .. } => unreachable!("neighbours in the line are taken"),
         }
     }
 
-    fn before_mut(&mut self, at: usize) -> &mut Option<usize> {
-        match &mut self.slots[at] {
+    fn before_mut(&mut self, at: Place) -> &mut Option<Place> {
+        match &mut self.slots[at.slot()] {
             Slot::Taken { before, .. } => before,
             Slot::Free { .. } => unreachable!("neighbours in the line are taken"),
         }
