@@ -180,7 +180,11 @@ fn create_if_missing(disk: &dyn Disk, path: &Path) -> io::Result<()> {
         Some(found) if found.kind == EntryKind::Directory => Ok(()),
         Some(found) if found.kind == EntryKind::Symlink => disk.list(path).map(drop),
         Some(_) => Err(named("use as a directory", path, ErrorKind::NotADirectory.into())),
-        None => disk.create_dir(path, DIRECTORY_MODE),
+        None => match disk.create_dir(path, DIRECTORY_MODE) {
+            // Another thread was faster; only a directory can be listed.
+            Err(taken) if taken.kind() == ErrorKind::AlreadyExists => disk.list(path).map(drop),
+            made => made,
+        },
     }
 }
 

@@ -12,10 +12,11 @@
 //! are held: too much kept is repaired by deleting, too little is lost.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use holdfast_types::{
-    AppId, SnapshotAction, SnapshotId, SnapshotIntent, VolumeId, VolumeKey, VolumeRefKey, VolumeSnapshotMeta,
-    VolumesSnapshotConfig, VolumesSnapshotStatus,
+    AppId, Generation, SnapshotAction, SnapshotId, SnapshotIntent, VolumeId, VolumeKey, VolumeRefKey,
+    VolumeSnapshotMeta, VolumesSnapshotConfig, VolumesSnapshotStatus,
 };
 
 /// Users and holders, by volume.
@@ -25,13 +26,13 @@ pub struct Holds {
     held_by: BTreeMap<VolumeKey, BTreeSet<SnapshotId>>,
     /// From records that tell no generation.
     held_by_id: BTreeMap<VolumeId, BTreeSet<SnapshotId>>,
-    used_ids: BTreeSet<VolumeId>,
+    /// The intents at work on each volume.
+    intents: BTreeMap<VolumeKey, Vec<Arc<SnapshotIntent>>>,
 }
 
 impl Holds {
     pub fn used(&mut self, reference: &VolumeRefKey) {
         self.used_by.entry(reference.volume).or_default().insert(reference.app);
-        self.used_ids.insert(reference.volume.volume);
     }
 
     pub fn held(&mut self, volume: VolumeKey, snapshot: SnapshotId) {
@@ -53,9 +54,11 @@ impl Holds {
     }
 
     /// A snapshot being made, applied or deleted.
-    pub fn held_by_intent(&mut self, intent: &SnapshotIntent) {
+    pub fn held_by_intent(&mut self, intent: &Arc<SnapshotIntent>) {
         for (volume, meta) in &intent.volumes {
-            self.held(VolumeKey { volume: *volume, generation: meta.generation }, intent.snapshot);
+            let key = VolumeKey { volume: *volume, generation: meta.generation };
+            self.held(key, intent.snapshot);
+            self.intents.entry(key).or_default().push(Arc::clone(intent));
         }
     }
 
@@ -81,8 +84,14 @@ impl Holds {
 
     /// True when an application uses the volume in another generation than this one ([003] F2).
     pub fn is_used_in_another_generation(&self, volume: &VolumeKey) -> bool {
-        self.used_ids.contains(&volume.volume)
-            && self.used_by.keys().any(|used| used.volume == volume.volume && used != volume)
+        let first = VolumeKey { volume: volume.volume, generation: Generation(i64::MIN) };
+        let generations = self.used_by.range(first..).take_while(|(used, _)| used.volume == volume.volume);
+        generations.into_iter().any(|(used, _)| used != volume)
+    }
+
+    /// What is at work on the volume, in this generation.
+    pub fn intents(&self, volume: &VolumeKey) -> &[Arc<SnapshotIntent>] {
+        self.intents.get(volume).map_or(&[], Vec::as_slice)
     }
 
     pub fn users(&self, volume: &VolumeKey) -> Vec<AppId> {
@@ -100,7 +109,7 @@ impl Holds {
 mod tests {
     use super::*;
     use crate::volumemgr::testing::{app, key, snapshot, volume};
-    use holdfast_types::{Generation, OperationNumber, RecordedMeta};
+    use holdfast_types::{OperationNumber, RecordedMeta};
     use std::collections::BTreeMap;
 
     fn record(meta: VolumeSnapshotMeta) -> VolumesSnapshotStatus {

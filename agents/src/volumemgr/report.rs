@@ -5,8 +5,8 @@
 use std::collections::BTreeSet;
 
 use holdfast_types::{
-    ContentTreeId, EntityKind, ErrorReport, IntentStage, SnapshotAction, SnapshotIntent, SwState, VolumeKey,
-    VolumeRecord, VolumeRefKey, VolumeRefStatus, VolumeStage, VolumeStatus, first_incarnation,
+    ContentTreeId, EntityKind, ErrorReport, IntentStage, SnapshotAction, SwState, VolumeKey, VolumeRecord,
+    VolumeRefKey, VolumeRefStatus, VolumeStage, VolumeStatus, first_incarnation,
 };
 
 use crate::runtime::Ctx;
@@ -58,8 +58,8 @@ impl Volumemgr {
         let facts = state.and_then(|state| state.facts);
         let (stage, progress) = match self.stage(row, state) {
             // Its content is on its way from one to the other.
-            (SwState::CreatedVolume, _) if self.is_under_rollback(&key, cx) => (SwState::Initial, 0),
-            (SwState::CreatedVolume, _) if self.is_being_cloned(&key, cx) => {
+            (SwState::CreatedVolume, _) if self.is_under_rollback(&key, holds) => (SwState::Initial, 0),
+            (SwState::CreatedVolume, _) if self.is_being_cloned(&key, holds) => {
                 (SwState::CreatedVolume, state.map_or(0, |state| state.percent))
             }
             stage => stage,
@@ -123,7 +123,7 @@ impl Volumemgr {
         state: Option<&VolumeState>,
         cx: &Ctx<Self>,
     ) -> Option<ErrorReport> {
-        self.half_reverted(&key, cx)
+        self.half_reverted(&key, holds)
             .or_else(|| state.and_then(VolumeState::trouble).cloned())
             .or_else(|| self.content_error(key, row?))
             .or_else(|| self.unknown(key, holds, cx))
@@ -131,12 +131,11 @@ impl Volumemgr {
     }
 
     /// A volume that cannot be put back after a failed rollback: nobody may start a guest on it.
-    fn half_reverted(&self, key: &VolumeKey, cx: &Ctx<Self>) -> Option<ErrorReport> {
-        cx.rows::<SnapshotIntent>().iter().find_map(|intent| {
+    fn half_reverted(&self, key: &VolumeKey, holds: &Holds) -> Option<ErrorReport> {
+        holds.intents(key).iter().find_map(|intent| {
             let undoing = intent.action == SnapshotAction::Rollback && intent.stage == IntentStage::Undoing;
-            let meta = intent.volumes.get(&key.volume).filter(|meta| meta.generation == key.generation);
             match self.snapshots.get(&intent.snapshot)?.progress.get(&key.volume)? {
-                Progress::Failed { error, .. } if undoing && meta.is_some() => Some(ErrorReport {
+                Progress::Failed { error, .. } if undoing => Some(ErrorReport {
                     summary: format!("volume {key} cannot be put back: {}", error.summary),
                     retry_condition: "tried again with growing delay".into(),
                     ..error.clone()
@@ -148,22 +147,18 @@ impl Volumemgr {
 
     /// A rollback that nobody asks for any more, because zedmanager's row was lost: it is finished, and until then no
     /// guest may be given the volume. Where it is asked for, zedmanager keeps the guest down itself.
-    fn is_under_rollback(&self, key: &VolumeKey, cx: &Ctx<Self>) -> bool {
-        cx.rows::<SnapshotIntent>().iter().any(|intent| {
+    fn is_under_rollback(&self, key: &VolumeKey, holds: &Holds) -> bool {
+        holds.intents(key).iter().any(|intent| {
             let asked = self.inputs.requests.get(&intent.snapshot);
             let is_open = intent.action == SnapshotAction::Rollback && intent.stage < IntentStage::CleaningUp;
-            is_open
-                && asked.is_none_or(|asked| asked.action != SnapshotAction::Rollback)
-                && intent.volumes.get(&key.volume).is_some_and(|meta| meta.generation == key.generation)
+            is_open && asked.is_none_or(|asked| asked.action != SnapshotAction::Rollback)
         })
     }
 
     /// A clone is being made that will take its place ([004] M2); how far it is shows as the volume's progress.
-    fn is_being_cloned(&self, key: &VolumeKey, cx: &Ctx<Self>) -> bool {
-        cx.rows::<SnapshotIntent>().iter().any(|intent| {
-            let is_of_it =
-                intent.volumes.get(&key.volume).is_some_and(|meta| meta.generation == key.generation);
-            let step = steps::volume_step(intent, &key.volume).filter(|_| is_of_it);
+    fn is_being_cloned(&self, key: &VolumeKey, holds: &Holds) -> bool {
+        holds.intents(key).iter().any(|intent| {
+            let step = steps::volume_step(intent, &key.volume);
             let state = self.snapshots.get(&intent.snapshot);
             let progress = state.and_then(|state| state.progress.get(&key.volume));
             step == Some(VolumeStep::MakeClone) && progress == Some(&Progress::Running)

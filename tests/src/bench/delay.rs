@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::ensure;
+use anyhow::{Context, ensure};
 use holdfast_agents::runtime::Pulse;
 use holdfast_types::SwState;
 use holdfast_volumehandlers::testing::FakeImageTool;
@@ -120,7 +120,9 @@ fn work(rig: &Rig, orders: &mut Orders, time: Duration) -> anyhow::Result<()> {
     let begun = Instant::now();
     while begun.elapsed() < time {
         let version = orders.next(rig)?;
-        rig.until("the others updated", || (0..APPS).all(|n| n == SLOW || is_running(rig, n, &version)))?;
+        let behind = || (0..APPS).find(|n| *n != SLOW && !is_running(rig, *n, &version));
+        rig.until("the others updated", || behind().is_none())
+            .with_context(|| format!("{:#?}", behind().and_then(|n| rig.app(app(n)))))?;
     }
     Ok(())
 }

@@ -68,8 +68,9 @@ use workload::Op;
 
 pub const DEVICE: Uuid = Uuid::from_u128(0xd000_0000_0000_4000_8000_0000_0000_0001);
 const POLL_INTERVAL: Duration = Duration::from_secs(10);
-/// Between two timers a node does at most this; the longest workload needs a few hundred.
-const BUSY_AT_MOST: usize = 20_000;
+/// Between two timers a node does at most this; the longest workload needs a few hundred, the start of a thousand applications
+/// some forty thousand.
+const BUSY_AT_MOST: usize = 100_000;
 /// So many timers may fire before everything is done. The longest waits are retries, and without faults there are none.
 const TIMERS_AT_MOST: usize = 60;
 /// The same after faults: some retries wait five minutes, and the controller is asked meanwhile.

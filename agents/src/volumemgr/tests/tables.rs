@@ -174,7 +174,7 @@ fn a_failure_names_the_snapshot_the_action_and_the_way_out() {
 #[test]
 fn an_intent_holds_its_volumes() {
     let mut holds = Holds::default();
-    holds.held_by_intent(&intent(SnapshotAction::Delete, IntentStage::CleaningUp, &[1]));
+    holds.held_by_intent(&intent(SnapshotAction::Delete, IntentStage::CleaningUp, &[1]).into());
     assert!(holds.is_held(&key(1, 0)) && !holds.is_held(&key(1, 1)) && !holds.is_held(&key(2, 0)));
     assert_eq!(holds.held_volumes().collect::<Vec<_>>(), [key(1, 0)]);
 }
