@@ -141,12 +141,38 @@ fn probe(rig: &Rig, pulse: &dyn Pulse, stop: &AtomicBool) -> Vec<f64> {
     delays
 }
 
+/// A probe that waits asks nobody meanwhile: what it would have asked then, and how long that would have waited, is put in.
+/// Without it a loop that stands still for ten seconds would count as one bad sample among thousands.
+fn as_if_asked_steadily(delays: &[f64]) -> Vec<f64> {
+    let every = ASK_EVERY.as_secs_f64() * 1e3;
+    let with_missed = |delay: &f64| {
+        std::iter::successors(Some(*delay), |left| Some(left - every).filter(|left| *left > 0.0))
+    };
+    delays.iter().flat_map(with_missed).collect()
+}
+
 fn told(which: &str, delays: &[f64]) -> Vec<Figure> {
-    let delays = sorted(delays);
+    let delays = sorted(&as_if_asked_steadily(delays));
     let (least, most) = (delays[0], delays[delays.len() - 1]);
     let figure = |name: &str, part: f64, limit: f64| {
         let name = format!("delay of an event, {APPS} apps, {which}: {name}");
         Figure::with_spread(&name, "ms", quantile(&delays, part), [least, most]).at_most(limit)
     };
     vec![figure("p99", 0.99, P99_AT_MOST_MS), figure("most", 1.0, MOST_AT_MOST_MS)]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_not_asked_while_a_probe_waited_counts() {
+        assert_eq!(as_if_asked_steadily(&[1.0, 7.0]), [1.0, 7.0, 4.0, 1.0]);
+        let steady = vec![0.1; 990];
+        let one_standstill: Vec<f64> = steady.into_iter().chain([10_000.0]).collect();
+        assert!(
+            told("x", &one_standstill)[0].value > 2.0,
+            "three quarters of the time nobody would have been answered"
+        );
+    }
 }

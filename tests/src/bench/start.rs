@@ -20,7 +20,7 @@ use holdfast_agents::settings::{LogFormat, Settings, ZfsChoice};
 use holdfast_types::DeviceId;
 use holdfast_volumehandlers::qcow2::QemuImg;
 
-use super::figures::{Figure, median};
+use super::figures::Figure;
 use super::node_process::{self, NodeProcess};
 use crate::recovery::big_node::Size;
 use crate::recovery::on_disk::lay_out;
@@ -36,52 +36,35 @@ const AT_REST_AT_MOST: Duration = Duration::from_secs(180);
 /// Nobody listens there: the node goes by the configuration it has kept.
 const NO_CONTROLLER: &str = "http://127.0.0.1:9";
 
-/// What a size is held to.
-struct Goals {
+/// A size, and what it is held to.
+#[derive(Debug)]
+pub struct Load {
     apps: u32,
     ready_at_most_s: f64,
     resident_at_most_mib: f64,
 }
 
-const GOALS: [Goals; 2] = [
-    Goals { apps: 100, ready_at_most_s: 0.5, resident_at_most_mib: 32.0 },
-    Goals { apps: 1000, ready_at_most_s: 3.0, resident_at_most_mib: 96.0 },
-];
-/// A thousand may take this many times as long as ten times a hundred.
-const LINEAR_AT_MOST: f64 = 1.5;
+pub const HUNDRED: Load = Load { apps: 100, ready_at_most_s: 0.5, resident_at_most_mib: 32.0 };
+pub const THOUSAND: Load = Load { apps: 1000, ready_at_most_s: 3.0, resident_at_most_mib: 96.0 };
 
-pub fn measure(below: &Path, rounds: usize) -> anyhow::Result<Vec<Figure>> {
+pub fn measure(below: &Path, load: &Load, rounds: usize) -> anyhow::Result<Vec<Figure>> {
     QemuImg::new().version().context("qemu-img")?;
-    let (mut figures, mut per_app) = (Vec::new(), None);
-    for goals in GOALS {
-        let folder = tempfile::tempdir_in(below)?;
-        let Goals { apps, ready_at_most_s, resident_at_most_mib } = goals;
-        let size = Size { apps, snapshots_each: SNAPSHOTS_EACH };
-        let point = size.deployed().map_err(|violation| anyhow::anyhow!(violation.what))?;
-        lay_out(&point, &folder.path().join("persist"))?;
-
-        let (mut starts, mut resident) = (Vec::new(), Vec::new());
-        for _ in 0..rounds {
-            let mut node = start(folder.path())?;
-            starts.push(node.until_ready(READY_AT_MOST)?.as_secs_f64());
-            come_to_rest(&mut node)?;
-            resident.push(node_process::resident_mib(node.pid())?);
-        }
-        let what = format!("{apps} apps × {SNAPSHOTS_EACH} snapshots");
-        let mut ready =
-            Figure::new(&format!("start until ready, {what}"), "s", &starts).at_most(ready_at_most_s);
-        match per_app {
-            None => per_app = Some(median(&starts) / f64::from(apps)),
-            Some(per_app) => {
-                let linear = per_app * f64::from(apps);
-                ready = ready.compared_to("10 × that of 100 apps", linear).ratio_at_most(LINEAR_AT_MOST);
-            }
-        }
-        figures.push(ready);
-        figures
-            .push(Figure::new(&format!("resident, {what}"), "MiB", &resident).at_most(resident_at_most_mib));
+    let folder = tempfile::tempdir_in(below)?;
+    let size = Size { apps: load.apps, snapshots_each: SNAPSHOTS_EACH };
+    let point = size.deployed().map_err(|violation| anyhow::anyhow!(violation.what))?;
+    lay_out(&point, &folder.path().join("persist"))?;
+    let (mut starts, mut resident) = (Vec::new(), Vec::new());
+    for _ in 0..rounds {
+        let mut node = start(folder.path())?;
+        starts.push(node.until_ready(READY_AT_MOST)?.as_secs_f64());
+        come_to_rest(&mut node)?;
+        resident.push(node_process::resident_mib(node.pid())?);
     }
-    Ok(figures)
+    let what = format!("{} apps × {SNAPSHOTS_EACH} snapshots", load.apps);
+    Ok(vec![
+        Figure::new(&format!("start until ready, {what}"), "s", &starts).at_most(load.ready_at_most_s),
+        Figure::new(&format!("resident, {what}"), "MiB", &resident).at_most(load.resident_at_most_mib),
+    ])
 }
 
 fn start(folder: &Path) -> anyhow::Result<NodeProcess> {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use clap::{Parser, Subcommand};
 use holdfast_tests::bench::figures::{Figure, Report};
 use holdfast_tests::bench::qcow2_cost::{self, Plan};
@@ -30,6 +30,9 @@ struct Arguments {
     /// Where the plot of the storage tool's cost goes; without it, none is drawn
     #[arg(long)]
     plot: Option<PathBuf>,
+    /// Also a node of a thousand applications: the simulation takes a quarter of an hour and more to deploy them
+    #[arg(long)]
+    large: bool,
     /// Only measurements whose name holds this text
     #[arg(long)]
     only: Option<String>,
@@ -75,7 +78,12 @@ fn bench(arguments: &Arguments) -> anyhow::Result<()> {
     let mut run = |name: &str, measure: &mut dyn FnMut() -> anyhow::Result<Vec<Figure>>| {
         if arguments.only.as_ref().is_none_or(|only| name.contains(only.as_str())) {
             eprintln!("bench: {name}");
+            let before = report.figures.len();
             report.add(name, measure());
+            // Told at once: what is measured is not lost with what comes after it.
+            report.figures[before..]
+                .iter()
+                .for_each(|figure| eprintln!("  {}: {} {}", figure.name, figure.value, figure.unit));
         }
     };
     run("bus", &mut || criterion::measure(&arguments.target, since(arguments)?));
@@ -85,7 +93,11 @@ fn bench(arguments: &Arguments) -> anyhow::Result<()> {
     });
     run("downtime", &mut || quiet::disk(below).and_then(|()| app_work::measure(below, DOWNTIMES)));
     run("delay", &mut || quiet::disk(below).and_then(|()| delay::measure(below, UNDER_LOAD)));
-    run("start", &mut || start::measure(below, ROUNDS));
+    run("start, 100 apps", &mut || start::measure(below, &start::HUNDRED, ROUNDS));
+    run("start, 1,000 apps", &mut || {
+        ensure!(arguments.large, "it takes the simulation too long to deploy them (--large)");
+        start::measure(below, &start::THOUSAND, ROUNDS)
+    });
     run("binary", &mut || footprint::binary_size(&release.join("holdfast")));
     run("idle node", &mut || footprint::idle_node(&release.join("holdfast"), IDLE));
     run("simulation", &mut || cuts::measure(&release.join("soak"), ROUNDS));
