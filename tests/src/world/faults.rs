@@ -130,6 +130,8 @@ pub struct Faults {
     spare_calls: u64,
     /// What is planned goes on after a power cut, for a bounded number of opportunities.
     pub is_lasting: bool,
+    /// What goes on is worn down by whoever measures a full disk as well: a node that looks before it writes would wait for ever.
+    looks_wear_down: bool,
     /// An operation may have failed, and its failure may show until the controller has reacted.
     pub has_impaired: bool,
     /// A record may have been taken for damaged, until the next start judges it afresh ([003] H3).
@@ -196,6 +198,11 @@ impl Faults {
     pub fn is_found_full(&mut self) -> bool {
         let is_full = self.is_full();
         self.has_impaired |= is_full;
+        if is_full && self.looks_wear_down {
+            let full = self.planned.iter_mut().filter(|stretch| stretch.kind == FaultKind::NoSpace);
+            full.for_each(|stretch| stretch.left -= 1);
+            self.planned.retain(|stretch| stretch.left > 0);
+        }
         is_full
     }
 
@@ -230,6 +237,7 @@ impl Faults {
         for stretch in &mut self.planned {
             stretch.left = stretch.left.min(LASTING_AT_MOST);
         }
+        self.looks_wear_down = true;
     }
 }
 
@@ -254,6 +262,16 @@ mod tests {
         assert!(!faults.is_found_full() && !faults.has_impaired);
         faults.plan(FaultKind::NoSpace, 0, 4);
         assert!(faults.is_found_full() && faults.has_impaired);
+    }
+
+    #[test]
+    fn a_disk_that_is_still_full_after_a_cut_has_room_again_for_who_only_looks() {
+        let mut faults = Faults { is_lasting: true, ..Faults::default() };
+        faults.plan(FaultKind::NoSpace, 0, 1000);
+        assert!((0..2000).all(|_| faults.is_found_full()), "before the cut only calls wear it down");
+        faults.at_recovery();
+        let looks = (0..2000).take_while(|_| faults.is_found_full()).count() as u64;
+        assert_eq!((looks, faults.is_armed()), (LASTING_AT_MOST, false));
     }
 
     #[test]
