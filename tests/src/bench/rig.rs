@@ -29,7 +29,7 @@ use crate::real_machine::open_services_on;
 use crate::story::DEVICE;
 
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(300);
 const STOP_GRACE: Duration = Duration::from_secs(10);
 
 #[derive(Debug)]
