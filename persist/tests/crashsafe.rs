@@ -252,3 +252,23 @@ fn only_a_directory_or_a_link_to_one_serves_as_a_directory() {
     std::os::unix::fs::symlink(dir.path().join("nowhere"), &astray).unwrap();
     ensure_dir(&RealDisk, &astray).unwrap_err();
 }
+
+/// Two agents, or the two first rows of one, may need the same directory at once: whoever comes second finds it made.
+#[test]
+fn a_directory_may_be_made_by_many_at_once() {
+    const THREADS: usize = 8;
+    let tree = tempfile::tempdir().unwrap();
+    for round in 0..200 {
+        let directory = tree.path().join(format!("{round}/a/b"));
+        let together = std::sync::Barrier::new(THREADS);
+        std::thread::scope(|scope| {
+            let make = || {
+                together.wait();
+                ensure_dir(&RealDisk, &directory)
+            };
+            let makers: Vec<_> = (0..THREADS).map(|_| scope.spawn(make)).collect();
+            makers.into_iter().for_each(|maker| maker.join().unwrap().unwrap());
+        });
+        assert!(directory.is_dir());
+    }
+}

@@ -85,8 +85,9 @@ impl Holds {
     /// True when an application uses the volume in another generation than this one ([003] F2).
     pub fn is_used_in_another_generation(&self, volume: &VolumeKey) -> bool {
         let first = VolumeKey { volume: volume.volume, generation: Generation(i64::MIN) };
-        let generations = self.used_by.range(first..).take_while(|(used, _)| used.volume == volume.volume);
-        generations.into_iter().any(|(used, _)| used != volume)
+        let mut generations =
+            self.used_by.range(first..).take_while(|(used, _)| used.volume == volume.volume);
+        generations.any(|(used, _)| used != volume)
     }
 
     /// What is at work on the volume, in this generation.

@@ -28,9 +28,9 @@ use holdfast_types::{
 use holdfast_volumehandlers::{FoundVolume, HandlerCx, Registry, SnapshotName, placement};
 
 use super::download;
+use super::incarnations::clones_are_in_force;
 use super::jobs::Env;
 use super::request::Stored;
-use super::snapshots::clones_are_in_force;
 use super::steps::READ_ONLY;
 
 /// The findings.

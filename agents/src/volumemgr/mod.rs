@@ -14,7 +14,7 @@
 //!
 //! ```text
 //!   pure:   fate.rs, holds.rs, plan.rs (volumes)   request.rs, steps.rs, answer.rs (snapshots)   retry.rs
-//!   agent:  volumes.rs, outcomes.rs, contents.rs   snapshots.rs, preflight.rs                    report.rs
+//!   agent:  volumes.rs, outcomes.rs, contents.rs   snapshots.rs, ending.rs, incarnations.rs, preflight.rs   report.rs
 //!   jobs:   jobs.rs (as data), work.rs (as done)   inventory.rs (at the start)                   download.rs, fetcher.rs
 //! ```
 //!
@@ -24,9 +24,11 @@
 mod answer;
 mod contents;
 pub mod download;
+mod ending;
 pub mod fate;
 pub mod fetcher;
 pub mod holds;
+mod incarnations;
 pub mod inventory;
 pub mod jobs;
 mod outcomes;

@@ -5,24 +5,23 @@
 //!   un-published, or Delete ──────────────────────▶ intent row ── driven ─────────────▶ row gone, status gone
 //! ```
 //!
-//! The intent is durable before the first job of it starts, and every stage before the jobs of that stage. The
+//! How an intent ends and who is told is in `ending.rs`. The intent is durable before the first job of it starts, and every stage before the jobs of that stage. The
 //! record `volumesSnapshotStatus.json` is durable before the intent goes, and both before anybody is told.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
 
-use holdfast_persist::record;
 use holdfast_pubsub::Change;
 use holdfast_types::{
     EntityKind, ErrorReport, Format, IntentStage, OperationNumber, SnapshotAction, SnapshotId,
     SnapshotIntent, VolumeId, VolumeKey, VolumeRecord, VolumeSnapshotMeta, VolumeStage,
     VolumesSnapshotConfig, VolumesSnapshotStatus,
 };
-use holdfast_volumehandlers::{SnapshotMeta, placement};
+use holdfast_volumehandlers::SnapshotMeta;
 
 use crate::runtime::{Ctx, NodeMode};
 
-use super::answer::{about_whole, blank, cut_status, status_of};
+use super::answer::{blank, status_of};
+use super::incarnations::{location_of_clone_step, other_incarnation, point_at_what_is_in_force};
 use super::jobs::{Place, StepFailure, StepOrder, StepVolume, VolumeJob};
 use super::request::{Stored, Verdict, deletion, judge};
 use super::retry::Failure;
@@ -38,13 +37,13 @@ const STEPS_AT_MOST: usize = 32;
 pub(super) struct SnapshotState {
     pub(super) stored: Stored,
     /// The last answer that is not simply what is stored.
-    last_answer: Option<VolumesSnapshotStatus>,
+    pub(super) last_answer: Option<VolumesSnapshotStatus>,
     /// What the volumes said in the intent's stage.
     pub(super) progress: BTreeMap<VolumeId, Progress>,
-    tries: BTreeMap<VolumeId, u32>,
-    cut: BTreeMap<VolumeId, SnapshotMeta>,
+    pub(super) tries: BTreeMap<VolumeId, u32>,
+    pub(super) cut: BTreeMap<VolumeId, SnapshotMeta>,
     /// The intent is answered, and only tidying is left of it.
-    answered: bool,
+    pub(super) answered: bool,
     /// A step may have been broken off in the middle: by a crash of an earlier process, or by its own failure.
     redo: bool,
 }
@@ -75,7 +74,7 @@ impl SnapshotState {
         self.tries.clear();
     }
 
-    fn begin(&mut self) {
+    pub(super) fn begin(&mut self) {
         self.enter_stage();
         self.cut.clear();
         self.answered = false;
@@ -191,7 +190,7 @@ impl Volumemgr {
         asked.iter().chain(&recorded).any(|key| self.is_being_adopted(key))
     }
 
-    fn refuse(&mut self, request: &VolumesSnapshotConfig, failure: Failure, cx: &mut Ctx<Self>) {
+    pub(super) fn refuse(&mut self, request: &VolumesSnapshotConfig, failure: Failure, cx: &mut Ctx<Self>) {
         let error = failure.report(cx.now()).about(EntityKind::AppInstance, request.app);
         tracing::warn!(snapshot = %request.snapshot, error = error.summary, "snapshot request refused");
         let state = self.snapshots.entry(request.snapshot).or_default();
@@ -550,135 +549,9 @@ impl Volumemgr {
         make_due(&mut state.progress);
     }
 
-    fn cancel_step_timers(&self, intent: &SnapshotIntent, cx: &mut Ctx<Self>) {
+    pub(super) fn cancel_step_timers(&self, intent: &SnapshotIntent, cx: &mut Ctx<Self>) {
         for volume in intent.volumes.keys() {
             no_more_tries(cx, Again::Step(intent.snapshot, *volume));
-        }
-    }
-
-    /// All is done. What is durable goes before what is told.
-    fn finish(&mut self, intent: &SnapshotIntent, cx: &mut Ctx<Self>) {
-        self.cancel_step_timers(intent, cx);
-        self.measure_again(intent);
-        let is_cut = intent.action == SnapshotAction::Create && intent.stage == IntentStage::Preparing;
-        if is_cut {
-            self.record_cut(intent, cx);
-        }
-        if intent.action == SnapshotAction::Delete {
-            self.deleted(intent.snapshot, cx);
-        }
-        if intent.action == SnapshotAction::Rollback {
-            cx.publish(SnapshotIntent { stage: IntentStage::Answered, ..intent.clone() });
-        } else {
-            cx.unpublish::<SnapshotIntent>(&intent.snapshot);
-        }
-        let state = self.snapshots.entry(intent.snapshot).or_default();
-        if !state.answered && !is_cut && intent.action != SnapshotAction::Delete {
-            self.answer(intent, cx);
-        }
-        let state = self.snapshots.entry(intent.snapshot).or_default();
-        state.begin();
-        state.answered = intent.action == SnapshotAction::Rollback;
-    }
-
-    fn record_cut(&mut self, intent: &SnapshotIntent, cx: &mut Ctx<Self>) {
-        let state = self.snapshots.entry(intent.snapshot).or_default();
-        let status = cut_status(intent, &state.cut, cx.now());
-        let path = self.layout.volumes_snapshot_status_file(&intent.snapshot);
-        let bytes = record::render(&path, &status).expect("a record made here is whole");
-        cx.write_record(path, bytes);
-        tracing::info!(snapshot = %intent.snapshot, operation = %intent.operation, "snapshot cut and recorded");
-        state.stored = Stored::Whole(status.clone());
-        state.last_answer = None;
-        cx.publish(status);
-    }
-
-    /// Storage has confirmed it. If the id is asked for again, its old record must not be found by a later start;
-    /// otherwise the record goes with its directory, which is zedmanager's to remove ([003] D3).
-    fn deleted(&mut self, snapshot: SnapshotId, cx: &mut Ctx<Self>) {
-        tracing::info!(%snapshot, "snapshot gone from storage");
-        if self.inputs.requests.contains_key(&snapshot) {
-            cx.remove_file(self.layout.volumes_snapshot_status_file(&snapshot));
-        }
-        // The last answer stays: a number that was answered does not act again.
-        self.snapshots.entry(snapshot).or_default().stored = Stored::Nothing;
-        cx.unpublish::<VolumesSnapshotStatus>(&snapshot);
-    }
-
-    /// What snapshots take is counted with their volumes ([003] B9, F3).
-    fn measure_again(&mut self, intent: &SnapshotIntent) {
-        for (volume, meta) in &intent.volumes {
-            self.wants_check(VolumeKey { volume: *volume, generation: meta.generation });
-        }
-    }
-
-    /// Tells the result of a rollback, or the failure of a create.
-    fn answer(&mut self, intent: &SnapshotIntent, cx: &mut Ctx<Self>) {
-        let state = self.snapshots.entry(intent.snapshot).or_default();
-        let answer = VolumesSnapshotStatus {
-            result_of: intent.action,
-            operation: intent.operation,
-            error: intent.failure.clone().map(|failure| about_whole(intent, failure)),
-            ..blank(intent.snapshot, intent.app, &state.stored)
-        };
-        tracing::info!(
-            snapshot = %intent.snapshot, action = ?intent.action, operation = %intent.operation,
-            failed = answer.error.is_some(), "snapshot action answered"
-        );
-        state.last_answer = Some(answer.clone());
-        cx.publish(answer);
-    }
-
-    /// What is left is tidying, and it does not succeed: nobody is kept waiting for it.
-    fn answer_early(&mut self, intent: &SnapshotIntent, leftover: ErrorReport, cx: &mut Ctx<Self>) {
-        let state = self.snapshots.entry(intent.snapshot).or_default();
-        if intent.action == SnapshotAction::Delete {
-            self.deletion_failed(intent, leftover, cx);
-        } else if !state.answered {
-            tracing::warn!(snapshot = %intent.snapshot, error = leftover.summary, "tidying goes on later");
-            self.measure_again(intent);
-            self.answer(intent, cx);
-        }
-        self.snapshots.entry(intent.snapshot).or_default().answered = true;
-    }
-
-    /// The status stays published with the error ([003] D2), and with the time the error was first seen.
-    fn deletion_failed(&mut self, intent: &SnapshotIntent, leftover: ErrorReport, cx: &mut Ctx<Self>) {
-        let state = self.snapshots.entry(intent.snapshot).or_default();
-        let error = ErrorReport {
-            summary: format!("snapshot {} cannot be deleted: {}", intent.snapshot, leftover.summary),
-            retry_condition: "tried again with growing delay".into(),
-            ..leftover
-        };
-        let told = cx.get::<VolumesSnapshotStatus>(&intent.snapshot).and_then(|status| status.error.clone());
-        let error = told.filter(|told| told.summary == error.summary).unwrap_or(error);
-        let blank = blank(intent.snapshot, intent.app, &state.stored);
-        let asked_by = self.inputs.deletions.get(&intent.snapshot);
-        cx.publish(VolumesSnapshotStatus {
-            result_of: SnapshotAction::Delete,
-            operation: asked_by.copied().unwrap_or(blank.operation),
-            error: Some(error),
-            ..blank
-        });
-    }
-
-    /// A new request while the tidying of the last one does not succeed is told so ([003] I17).
-    fn refuse_behind_answered(&mut self, intent: &SnapshotIntent, cx: &mut Ctx<Self>) {
-        let Some(state) = self.snapshots.get(&intent.snapshot).filter(|state| state.answered) else { return };
-        let request = self.inputs.requests.get(&intent.snapshot).cloned();
-        let Some(request) = request.filter(|request| request.action != SnapshotAction::Unspecified) else {
-            return;
-        };
-        let is_answered = |answer: &VolumesSnapshotStatus| {
-            answer.operation == request.operation && answer.result_of == request.action
-        };
-        let is_made = matches!(&state.stored, Stored::Whole(record) if record.operation == request.operation);
-        if !is_made && !state.last_answer.as_ref().is_some_and(is_answered) {
-            let failure = Failure::passing(format!(
-                "snapshot {}: what operation {} left on storage cannot be removed yet",
-                request.snapshot, intent.operation
-            ));
-            self.refuse(&request, failure, cx);
         }
     }
 }
@@ -689,52 +562,6 @@ fn make_due(progress: &mut BTreeMap<VolumeId, Progress>) {
             *progress = Progress::Due;
         }
     }
-}
-
-/// Whether the clones of a rollback are in force: the intent's row says so, and nothing else.
-pub(super) fn clones_are_in_force(intent: &SnapshotIntent) -> bool {
-    intent.action == SnapshotAction::Rollback
-        && intent.failure.is_none()
-        && matches!(intent.stage, IntentStage::Repointing | IntentStage::CleaningUp | IntentStage::Answered)
-}
-
-/// What a step on a clone works at, whatever the volume's row says: the intent has chosen it.
-fn location_of_clone_step<'a>(
-    intent: &'a SnapshotIntent,
-    volume: &VolumeId,
-    step: VolumeStep,
-) -> Option<&'a str> {
-    let clone = intent.clones.get(volume)?;
-    match step {
-        VolumeStep::Repoint | VolumeStep::DropReplaced => Some(&clone.old_location),
-        VolumeStep::DropClone => Some(&clone.fresh_location),
-        _ => None,
-    }
-}
-
-/// The clone's place; for a deletion that takes over an intent, whichever incarnation the volume's row does not name.
-fn other_incarnation(intent: &SnapshotIntent, step: VolumeStep, place: &Place) -> Option<PathBuf> {
-    let clone = intent.clones.get(&place.key.volume)?;
-    let (old, fresh) = (PathBuf::from(&clone.old_location), PathBuf::from(&clone.fresh_location));
-    match step {
-        VolumeStep::MakeClone | VolumeStep::Repoint => Some(fresh),
-        VolumeStep::DeleteAll => Some(if place.location == fresh { old } else { fresh }),
-        _ => None,
-    }
-}
-
-/// The one row that everything refers to: configurations, records and references name the volume by its key.
-fn point_at_what_is_in_force(intent: &SnapshotIntent, volume: &VolumeId, cx: &mut Ctx<Volumemgr>) {
-    let (Some(clone), Some(meta)) = (intent.clones.get(volume), intent.volumes.get(volume)) else { return };
-    let key = VolumeKey { volume: *volume, generation: meta.generation };
-    let location = match clones_are_in_force(intent) {
-        true => &clone.fresh_location,
-        false => &clone.old_location,
-    };
-    let Some(row) = cx.get::<VolumeRecord>(&key).filter(|row| row.file_location != *location) else { return };
-    let incarnation = placement::incarnation(location.as_ref());
-    tracing::info!(volume = %key, incarnation, location, "the volume's row is pointed at its incarnation in force");
-    cx.publish(VolumeRecord { file_location: location.clone(), incarnation, ..(*row).clone() });
 }
 
 fn key_of((volume, meta): (&VolumeId, &VolumeSnapshotMeta)) -> Option<VolumeKey> {

@@ -112,6 +112,13 @@ struct Stretch {
     is_single: bool,
 }
 
+impl Stretch {
+    /// It lasts, and it has begun.
+    fn fills_the_disk(&self) -> bool {
+        self.kind == FaultKind::NoSpace && self.after == 0 && !self.is_single
+    }
+}
+
 /// How many calls find room in the ballast that was given up.
 const SPARE_CALLS: u64 = 200;
 /// What is left of a stretch when it goes on into a recovery.
@@ -188,10 +195,7 @@ impl Faults {
 
     /// True while the disk is full.
     pub fn is_full(&self) -> bool {
-        let full = |stretch: &Stretch| {
-            stretch.kind == FaultKind::NoSpace && stretch.after == 0 && !stretch.is_single
-        };
-        self.planned.iter().any(full)
+        self.planned.iter().any(Stretch::fills_the_disk)
     }
 
     /// True while the disk is full, for whoever measures it: what it keeps him from may fail, as if a call had.
@@ -199,7 +203,7 @@ impl Faults {
         let is_full = self.is_full();
         self.has_impaired |= is_full;
         if is_full && self.looks_wear_down {
-            let full = self.planned.iter_mut().filter(|stretch| stretch.kind == FaultKind::NoSpace);
+            let full = self.planned.iter_mut().filter(|stretch| stretch.fills_the_disk());
             full.for_each(|stretch| stretch.left -= 1);
             self.planned.retain(|stretch| stretch.left > 0);
         }
