@@ -9,7 +9,7 @@
 //! orders on the node besides (`locals.rs`).
 //! Seeds that are multiples of four draw no faults; those that leave five of eight stop and start the application as well. Every moment up to where faults stop is a power cut, as everywhere.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use holdfast_agents::runtime::{Entropy, SeededEntropy};
 use holdfast_types::{LocalAction, SnapshotId, SnapshotState};
@@ -178,9 +178,17 @@ fn afterwards(world: &mut World, is_guarded: bool) -> Result<(), Violation> {
     if locked(&world.ground).orders.app(APP).is_some_and(|app| !app.activate) {
         switch(world);
     }
-    let mut waiting = VecDeque::from(available(world));
+    let (mut known, mut waiting) = (BTreeSet::new(), VecDeque::new());
     let mut refused_in_a_row = 0;
-    while let Some(id) = waiting.pop_front() {
+    loop {
+        // One that could not be cut before may be cut meanwhile, and then stands in the way of the others.
+        for id in available(world).into_iter().rev() {
+            if known.insert(id) {
+                waiting.push_front(id);
+                refused_in_a_row = 0;
+            }
+        }
+        let Some(id) = waiting.pop_front() else { return Ok(()) };
         let Some(is_done) = roll_back_to(world, id)? else { continue };
         let newer_block = locked(&world.ground).storage.newer_snapshots_block();
         if !is_done && newer_block && refused_in_a_row < waiting.len() {
@@ -199,7 +207,6 @@ fn afterwards(world: &mut World, is_guarded: bool) -> Result<(), Violation> {
             give_up(world, id)?;
         }
     }
-    Ok(())
 }
 
 /// By whoever knows of it: the controller, or somebody on the node. None: nobody does any more.
