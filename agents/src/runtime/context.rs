@@ -204,6 +204,13 @@ impl<A: Agent> Ctx<A> {
         self.effects.timers.push(TimerOrder::Cancel(key.clone()));
     }
 
+    /// How many effects this step has so far: for an agent that makes sure it has done all there is to do.
+    #[cfg(debug_assertions)]
+    pub fn staged(&self) -> usize {
+        let Effects { durable, visible, jobs, timers, broken } = &self.effects;
+        durable.len() + visible.len() + jobs.len() + timers.len() + usize::from(broken.is_some())
+    }
+
     pub(super) fn take_effects(&mut self) -> Effects<A> {
         std::mem::replace(&mut self.effects, Effects::none())
     }

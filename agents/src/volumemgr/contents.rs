@@ -111,7 +111,7 @@ impl Volumemgr {
         let everybody_has_spoken = self.everybody_has_spoken();
         let Some(state) = self.contents.get_mut(&tree) else { return };
         match state {
-            ContentState::Removing => return,
+            ContentState::Removing | ContentState::Fetching { cancelled: true, .. } => return,
             ContentState::Fetching { cancelled, .. } => {
                 *cancelled = true;
                 cx.cancel_job(&fetch_id(&tree));

@@ -14,6 +14,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use super::Concerns;
 use holdfast_types::{
     AppId, Generation, SnapshotAction, SnapshotId, SnapshotIntent, VolumeId, VolumeKey, VolumeRefKey,
     VolumeSnapshotMeta, VolumesSnapshotConfig, VolumesSnapshotStatus,
@@ -22,6 +23,8 @@ use holdfast_types::{
 /// Users and holders, by volume.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Holds {
+    /// Of other volumes nothing is known here, and nothing may be asked.
+    about: Concerns,
     used_by: BTreeMap<VolumeKey, BTreeSet<AppId>>,
     held_by: BTreeMap<VolumeKey, BTreeSet<SnapshotId>>,
     /// From records that tell no generation.
@@ -31,12 +34,24 @@ pub struct Holds {
 }
 
 impl Holds {
+    pub fn about(concerns: Concerns) -> Self {
+        Holds { about: concerns, ..Self::default() }
+    }
+
+    pub fn are_about(&self, volume: &VolumeId) -> bool {
+        self.about.includes(volume)
+    }
+
     pub fn used(&mut self, reference: &VolumeRefKey) {
-        self.used_by.entry(reference.volume).or_default().insert(reference.app);
+        if self.are_about(&reference.volume.volume) {
+            self.used_by.entry(reference.volume).or_default().insert(reference.app);
+        }
     }
 
     pub fn held(&mut self, volume: VolumeKey, snapshot: SnapshotId) {
-        self.held_by.entry(volume).or_default().insert(snapshot);
+        if self.are_about(&volume.volume) {
+            self.held_by.entry(volume).or_default().insert(snapshot);
+        }
     }
 
     /// A snapshot that storage holds, by its record.
@@ -46,6 +61,7 @@ impl Holds {
                 VolumeSnapshotMeta::Recorded(meta) => {
                     self.held(VolumeKey { volume: *volume, generation: meta.generation }, status.snapshot)
                 }
+                VolumeSnapshotMeta::Eve(_) if !self.are_about(volume) => {}
                 VolumeSnapshotMeta::Eve(_) => {
                     self.held_by_id.entry(*volume).or_default().insert(status.snapshot);
                 }
@@ -55,7 +71,8 @@ impl Holds {
 
     /// A snapshot being made, applied or deleted.
     pub fn held_by_intent(&mut self, intent: &Arc<SnapshotIntent>) {
-        for (volume, meta) in &intent.volumes {
+        let concerned = intent.volumes.iter().filter(|(volume, _)| self.about.includes(volume));
+        for (volume, meta) in concerned.collect::<Vec<_>>() {
             let key = VolumeKey { volume: *volume, generation: meta.generation };
             self.held(key, intent.snapshot);
             self.intents.entry(key).or_default().push(Arc::clone(intent));
@@ -69,12 +86,17 @@ impl Holds {
         }
     }
 
+    fn of<'a, T>(&self, all: &'a BTreeMap<VolumeKey, T>, volume: &VolumeKey) -> Option<&'a T> {
+        debug_assert!(self.are_about(&volume.volume), "{volume} is not what these holds are about");
+        all.get(volume)
+    }
+
     pub fn is_used(&self, volume: &VolumeKey) -> bool {
-        self.used_by.contains_key(volume)
+        self.of(&self.used_by, volume).is_some()
     }
 
     pub fn is_held(&self, volume: &VolumeKey) -> bool {
-        self.held_by.contains_key(volume) || self.held_by_id.contains_key(&volume.volume)
+        self.of(&self.held_by, volume).is_some() || self.held_by_id.contains_key(&volume.volume)
     }
 
     /// The volumes that a snapshot holds by id and generation.
@@ -92,15 +114,15 @@ impl Holds {
 
     /// What is at work on the volume, in this generation.
     pub fn intents(&self, volume: &VolumeKey) -> &[Arc<SnapshotIntent>] {
-        self.intents.get(volume).map_or(&[], Vec::as_slice)
+        self.of(&self.intents, volume).map_or(&[], Vec::as_slice)
     }
 
     pub fn users(&self, volume: &VolumeKey) -> Vec<AppId> {
-        self.used_by.get(volume).into_iter().flatten().copied().collect()
+        self.of(&self.used_by, volume).into_iter().flatten().copied().collect()
     }
 
     pub fn holders(&self, volume: &VolumeKey) -> Vec<SnapshotId> {
-        let exact = self.held_by.get(volume).into_iter().flatten();
+        let exact = self.of(&self.held_by, volume).into_iter().flatten();
         let by_id = self.held_by_id.get(&volume.volume).into_iter().flatten();
         exact.chain(by_id).copied().collect::<BTreeSet<_>>().into_iter().collect()
     }

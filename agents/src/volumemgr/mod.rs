@@ -8,11 +8,12 @@
 //!   SnapshotPreflightConfig ──────────┘       └─ jobs ┘       └─▶ snapshots/<id>/volumesSnapshotStatus.json
 //! ```
 //!
-//! Level-triggered: an event only notes what is new, then everything is settled: each snapshot and each volume is
-//! compared with what is wanted, and the next thing is done. The rows say how far each is; after a restart the same
+//! Level-triggered: an event only notes what is new, then everything it concerns is settled: each snapshot and each volume
+//! is compared with what is wanted, and the next thing is done. The rows say how far each is; after a restart the same
 //! code goes on from them, once the inventory of disk and storage is taken.
 //!
 //! ```text
+//!   first:  concerns.rs
 //!   pure:   fate.rs, holds.rs, plan.rs (volumes)   request.rs, steps.rs, answer.rs (snapshots)   retry.rs
 //!   agent:  volumes.rs, outcomes.rs, contents.rs   snapshots.rs, ending.rs, incarnations.rs, preflight.rs   report.rs
 //!   jobs:   jobs.rs (as data), work.rs (as done)   inventory.rs (at the start)                   download.rs, fetcher.rs
@@ -22,6 +23,7 @@
 //! memory that is neither in a row, in a record, nor on the bus, but for what a job said last.
 
 mod answer;
+mod concerns;
 mod contents;
 pub mod download;
 mod ending;
@@ -59,6 +61,7 @@ use holdfast_volumehandlers::{Placement, SnapshotMeta, VolumeFacts};
 
 use crate::runtime::{Agent, Ctx, JobContext, Lane, NodeMode, TimerKey, Wiring};
 
+pub use concerns::Concerns;
 use contents::ContentState;
 use download::Fetched;
 use inventory::{Inventory, Stray};
@@ -172,6 +175,8 @@ pub struct Volumemgr {
     volumes: BTreeMap<VolumeKey, VolumeState>,
     contents: BTreeMap<ContentTreeId, ContentState>,
     snapshots: BTreeMap<SnapshotId, SnapshotState>,
+    /// Questions that storage is being asked.
+    asked: BTreeMap<SnapshotId, SnapshotPreflightConfig>,
 }
 
 impl Volumemgr {
@@ -189,6 +194,7 @@ impl Volumemgr {
             volumes: BTreeMap::new(),
             contents: BTreeMap::new(),
             snapshots: BTreeMap::new(),
+            asked: BTreeMap::new(),
         }
     }
 }
@@ -240,12 +246,15 @@ impl Agent for Volumemgr {
     fn handle(&mut self, event: Event, cx: &mut Ctx<Self>) {
         let is_start = matches!(event, Event::InventoryTaken(Ok(_)));
         // What waits for a volume that is taken in again hears of it from nobody else.
-        let concerns = if self.strays.is_empty() { concerns(&event) } else { Concerns::All };
+        let mut concerns = if self.strays.is_empty() { Concerns::of(&event) } else { Concerns::All };
         self.note(event, cx);
         if !self.inventory_taken {
             return;
         }
-        self.settle(concerns, cx);
+        self.follow(&mut concerns, cx);
+        self.settle(&concerns, cx);
+        #[cfg(debug_assertions)]
+        self.assert_settled(&concerns, cx);
         if is_start {
             cx.signal_restarted::<VolumeStatus>();
             cx.signal_restarted::<VolumeRefStatus>();
@@ -264,9 +273,9 @@ impl Agent for Volumemgr {
 
 impl Volumemgr {
     /// Snapshots before volumes: what a finished intent holds no longer may go in the same step.
-    fn settle(&mut self, concerns: Concerns, cx: &mut Ctx<Self>) {
+    fn settle(&mut self, concerns: &Concerns, cx: &mut Ctx<Self>) {
         self.settle_snapshots(concerns, cx);
-        let holds = self.holds(cx);
+        let holds = self.holds(concerns, cx);
         self.settle_volumes(&holds, cx);
         self.settle_contents(cx);
         self.settle_questions(cx);
@@ -363,34 +372,6 @@ impl Volumemgr {
             && inputs.volumes_complete
             && inputs.references_complete
             && inputs.requests_complete
-    }
-}
-
-/// Which snapshots an event may move, beside those that are at work. A node may have a thousand.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Concerns {
-    All,
-    One(SnapshotId),
-    None,
-}
-
-fn concerns(event: &Event) -> Concerns {
-    let one = |change: &Change<VolumesSnapshotConfig>| match change.value() {
-        Some(request) => Concerns::One(request.snapshot),
-        None => Concerns::All,
-    };
-    match event {
-        Event::Request(change) => one(change),
-        Event::Stepped { snapshot, .. } | Event::TryAgain(Again::Step(snapshot, _)) => {
-            Concerns::One(*snapshot)
-        }
-        Event::FetchProgress { .. }
-        | Event::MakeProgress { .. }
-        | Event::Fetched { .. }
-        | Event::DownloadRemoved { .. } => Concerns::None,
-        Event::Reference(Change::Created(_) | Change::Modified { .. } | Change::Deleted(_)) => Concerns::None,
-        Event::Question(_) | Event::Preflighted { .. } | Event::Checked { .. } => Concerns::None,
-        _ => Concerns::All,
     }
 }
 

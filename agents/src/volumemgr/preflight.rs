@@ -79,20 +79,24 @@ impl Volumemgr {
         for question in questions {
             let answered = cx.get::<SnapshotPreflightStatus>(&question.snapshot);
             let is_answered = answered.is_some_and(|status| status.operation == question.operation);
-            if !is_answered && !self.waits_for_adoption(question.snapshot, &question.volumes) {
+            let is_looked_at = self.asked.get(&question.snapshot) == Some(&question);
+            if !is_answered && !is_looked_at && !self.waits_for_adoption(question.snapshot, &question.volumes)
+            {
                 self.ask(question, cx);
             }
         }
     }
 
-    /// The same job is not started twice, so asking again while it runs is harmless.
     fn ask(&mut self, question: SnapshotPreflightConfig, cx: &mut Ctx<Self>) {
         match self.volumes_asked_about(&question, cx) {
             Ok(order) if order.volumes.is_empty() => {
                 let seen = Seen { refusals: order.refusals, ..Seen::default() };
                 self.preflighted(question, seen, cx)
             }
-            Ok(order) => cx.job(VolumeJob::Preflight(order)),
+            Ok(order) => {
+                self.asked.insert(question.snapshot, question);
+                cx.job(VolumeJob::Preflight(order));
+            }
             Err(reason) => {
                 let refusal = ErrorReport::new(reason, cx.now()).about(EntityKind::AppInstance, question.app);
                 publish(&question, Some(refusal), Seen::default(), cx);
@@ -186,6 +190,7 @@ impl Volumemgr {
     }
 
     pub(super) fn preflighted(&mut self, question: SnapshotPreflightConfig, seen: Seen, cx: &mut Ctx<Self>) {
+        self.asked.remove(&question.snapshot);
         if self.inputs.questions.get(&question.snapshot) != Some(&question) {
             return;
         }

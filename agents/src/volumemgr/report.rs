@@ -1,8 +1,6 @@
 //! What others see of volumes: `VolumeStatus` for every known volume, `VolumeRefStatus` for every reference.
 //!
-//! Composed anew after each event from rows and what jobs said; publishing an equal value is silent.
-
-use std::collections::BTreeSet;
+//! Composed anew, for the volumes an event concerns, from rows and what jobs said; publishing an equal value is silent.
 
 use holdfast_types::{
     ContentTreeId, EntityKind, ErrorReport, IntentStage, SnapshotAction, SwState, VolumeKey, VolumeRecord,
@@ -28,22 +26,22 @@ impl Volumemgr {
             cx.publish(status);
         }
         for status in cx.rows::<VolumeStatus>() {
-            if !known.contains(&status.key) {
+            if holds.are_about(&status.key.volume) && !known.contains(&status.key) {
                 cx.unpublish::<VolumeStatus>(&status.key);
             }
         }
-        self.publish_references(cx);
+        self.publish_references(holds, cx);
     }
 
-    fn publish_references(&mut self, cx: &mut Ctx<Self>) {
-        let references: BTreeSet<VolumeRefKey> = self.inputs.references.keys().copied().collect();
-        for key in &references {
+    fn publish_references(&mut self, holds: &Holds, cx: &mut Ctx<Self>) {
+        let is_concerned = |key: &&VolumeRefKey| holds.are_about(&key.volume.volume);
+        for key in self.inputs.references.keys().filter(is_concerned) {
             if let Some(volume) = cx.get::<VolumeStatus>(&key.volume) {
                 cx.publish(reference_status(*key, &volume));
             }
         }
         for status in cx.rows::<VolumeRefStatus>() {
-            if !references.contains(&status.key) {
+            if is_concerned(&&status.key) && !self.inputs.references.contains_key(&status.key) {
                 cx.unpublish::<VolumeRefStatus>(&status.key);
             }
         }

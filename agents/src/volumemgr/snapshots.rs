@@ -93,29 +93,27 @@ impl Volumemgr {
         }
     }
 
-    pub(super) fn settle_snapshots(&mut self, concerns: Concerns, cx: &mut Ctx<Self>) {
+    pub(super) fn settle_snapshots(&mut self, concerns: &Concerns, cx: &mut Ctx<Self>) {
         if !may_change(cx) {
             return;
         }
-        let at_work = cx.rows::<SnapshotIntent>().into_iter().map(|intent| intent.snapshot);
         let concerned: BTreeSet<SnapshotId> = match concerns {
-            Concerns::One(snapshot) => at_work.chain([snapshot]).collect(),
-            Concerns::None => at_work.collect(),
+            Concerns::These { snapshots, .. } => snapshots.clone(),
             Concerns::All => self.snapshots.keys().chain(self.inputs.requests.keys()).copied().collect(),
         };
-        for snapshot in concerned {
-            self.settle_snapshot(snapshot, cx);
-        }
+        // What one of them ends, another may have waited for.
+        while concerned.iter().fold(false, |moved, snapshot| self.settle_snapshot(*snapshot, cx) || moved) {}
     }
 
-    fn settle_snapshot(&mut self, snapshot: SnapshotId, cx: &mut Ctx<Self>) {
-        for _ in 0..STEPS_AT_MOST {
+    /// True when anything was done.
+    fn settle_snapshot(&mut self, snapshot: SnapshotId, cx: &mut Ctx<Self>) -> bool {
+        for step in 0..STEPS_AT_MOST {
             let moved = match cx.get::<SnapshotIntent>(&snapshot) {
                 Some(intent) => self.drive(&intent, cx),
                 None => self.begin(snapshot, cx),
             };
             if !moved {
-                return;
+                return step > 0;
             }
         }
         panic!("snapshot {snapshot} does not settle");

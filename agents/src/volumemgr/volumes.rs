@@ -19,7 +19,7 @@ use super::holds::Holds;
 use super::jobs::{Place, VolumeJob, create_id};
 use super::request::{Stored, Volumes};
 use super::retry::{Failure, Trouble};
-use super::{Again, Volumemgr, may_change, no_more_tries, plan};
+use super::{Again, Concerns, Volumemgr, may_change, no_more_tries, plan};
 
 /// What is known of a volume beside its row.
 #[derive(Debug, Clone, Default)]
@@ -125,7 +125,7 @@ impl Volumes for RowsAndOrphans<'_> {
 impl Volumemgr {
     pub(super) fn settle_volumes(&mut self, holds: &Holds, cx: &mut Ctx<Self>) {
         if !may_change(cx) {
-            self.check_all(cx);
+            self.check_made(holds, cx);
             return;
         }
         for key in self.known_volumes(holds, cx) {
@@ -138,8 +138,8 @@ impl Volumemgr {
         }
     }
 
-    pub(super) fn holds(&self, cx: &Ctx<Self>) -> Holds {
-        let mut holds = Holds::default();
+    pub(super) fn holds(&self, concerns: &Concerns, cx: &Ctx<Self>) -> Holds {
+        let mut holds = Holds::about(concerns.clone());
         self.inputs.references.keys().for_each(|reference| holds.used(reference));
         self.inputs.requests.values().for_each(|request| holds.held_by_request(request));
         cx.rows::<SnapshotIntent>().iter().for_each(|intent| holds.held_by_intent(intent));
@@ -155,12 +155,13 @@ impl Volumemgr {
         holds
     }
 
-    /// Every volume that has a row, is listed, referred to, or held.
+    /// Of those that the holds are about: every volume that has a row, is listed, referred to, or held.
     pub(super) fn known_volumes(&self, holds: &Holds, cx: &Ctx<Self>) -> BTreeSet<VolumeKey> {
         let rows = cx.rows::<VolumeRecord>();
         let rows = rows.iter().map(|row| row.config.key);
         let used = self.inputs.references.keys().map(|reference| reference.volume);
-        rows.chain(self.inputs.volumes.keys().copied()).chain(used).chain(holds.held_volumes()).collect()
+        let known = rows.chain(self.inputs.volumes.keys().copied()).chain(used).chain(holds.held_volumes());
+        known.filter(|key| holds.are_about(&key.volume)).collect()
     }
 
     pub(super) fn situation(&self, key: &VolumeKey, holds: &Holds, cx: &Ctx<Self>) -> Situation {
@@ -178,9 +179,9 @@ impl Volumemgr {
         }
     }
 
-    fn check_all(&mut self, cx: &mut Ctx<Self>) {
+    fn check_made(&mut self, holds: &Holds, cx: &mut Ctx<Self>) {
         for row in cx.rows::<VolumeRecord>() {
-            if row.stage == VolumeStage::Created {
+            if row.stage == VolumeStage::Created && holds.are_about(&row.config.key.volume) {
                 self.check(row.config.key, cx);
             }
         }

@@ -1,0 +1,155 @@
+//! What an event may move, so that not all is looked at whenever something happens: a node may have a thousand volumes, and
+//! each step of each snapshot is an event.
+//!
+//! ```text
+//!   event ─▶ its snapshot ─▶ that one's volumes ─▶ what is at work on those ─▶ the volumes of that ─▶ …
+//!        └─▶ its volume ────────────┘                and all volumes that wait for content
+//! ```
+//!
+//! Too much costs time; with too little, something would wait for nothing. So builds with debug assertions look at all
+//! after each event, and nothing may be left to do ([`Volumemgr::assert_settled`]): every run of the World is a test of this.
+
+use std::collections::BTreeSet;
+
+use holdfast_pubsub::Change;
+use holdfast_types::{
+    SnapshotId, SnapshotIntent, VolumeId, VolumeKey, VolumeRecord, VolumeStage, VolumesSnapshotConfig,
+};
+
+use super::request::Stored;
+use super::{Again, Event, Volumemgr, plan};
+use crate::runtime::Ctx;
+
+/// What is to be looked at.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Concerns {
+    #[default]
+    All,
+    /// A volume counts in all its generations: one that is used makes another superfluous ([003] F2).
+    These { snapshots: BTreeSet<SnapshotId>, volumes: BTreeSet<VolumeId> },
+}
+
+impl Concerns {
+    /// By the event alone; what is connected with it comes later ([`Volumemgr::follow`]).
+    pub(super) fn of(event: &Event) -> Self {
+        match event {
+            Event::Volume(change) => of_row(change, |config| Self::volume(config.key.volume)),
+            Event::Reference(change) => of_row(change, |config| Self::volume(config.key.volume.volume)),
+            Event::Request(change) => of_row(change, |_| of_request(change)),
+            Event::Question(_) | Event::Preflighted { .. } => Self::nothing(),
+            // They move volumes that wait for content, and those are looked at every time.
+            Event::FetchProgress { .. } | Event::Fetched { .. } | Event::DownloadRemoved { .. } => {
+                Self::nothing()
+            }
+            Event::Checked { key, .. }
+            | Event::MakeProgress { key, .. }
+            | Event::Made { key, .. }
+            | Event::Destroyed { key, .. }
+            | Event::TryAgain(Again::Volume(key)) => Self::volume(key.volume),
+            Event::Stepped { snapshot, .. } | Event::TryAgain(Again::Step(snapshot, _)) => {
+                Self::these([*snapshot], [])
+            }
+            Event::ContentTree(_)
+            | Event::Datastore(_)
+            | Event::ModeChanged
+            | Event::InventoryTaken(_)
+            | Event::TryAgain(Again::Inventory | Again::Content(_)) => Concerns::All,
+        }
+    }
+
+    fn these(
+        snapshots: impl IntoIterator<Item = SnapshotId>,
+        volumes: impl IntoIterator<Item = VolumeId>,
+    ) -> Self {
+        let (snapshots, volumes) = (snapshots.into_iter().collect(), volumes.into_iter().collect());
+        Concerns::These { snapshots, volumes }
+    }
+
+    fn nothing() -> Self {
+        Self::these([], [])
+    }
+
+    fn volume(volume: VolumeId) -> Self {
+        Self::these([], [volume])
+    }
+
+    pub fn includes(&self, volume: &VolumeId) -> bool {
+        match self {
+            Concerns::All => true,
+            Concerns::These { volumes, .. } => volumes.contains(volume),
+        }
+    }
+}
+
+/// That a set is complete, or has begun anew, may move anything.
+fn of_row<T>(change: &Change<T>, of: impl Fn(&T) -> Concerns) -> Concerns {
+    change.value().map_or(Concerns::All, |value| of(value))
+}
+
+/// What was asked of before is let go of.
+fn of_request(change: &Change<VolumesSnapshotConfig>) -> Concerns {
+    let before = match change {
+        Change::Modified { old, .. } => Some(old),
+        _ => None,
+    };
+    let both = || before.into_iter().chain(change.value());
+    let volumes = both().flat_map(|request| request.volumes.iter().map(|key| key.volume));
+    Concerns::these(both().map(|request| request.snapshot), volumes)
+}
+
+impl Volumemgr {
+    /// Adds what is connected: volumes of snapshots, and snapshots that are at work on the same volumes.
+    pub(super) fn follow(&self, concerns: &mut Concerns, cx: &Ctx<Self>) {
+        let Concerns::These { snapshots, volumes } = concerns else { return };
+        let intents = cx.rows::<SnapshotIntent>();
+        for snapshot in snapshots.iter() {
+            volumes.extend(self.volumes_of(snapshot, cx));
+        }
+        loop {
+            let at_work = intents.iter().filter(|intent| {
+                !snapshots.contains(&intent.snapshot)
+                    && intent.volumes.keys().any(|volume| volumes.contains(volume))
+            });
+            let more: Vec<SnapshotId> = at_work.map(|intent| intent.snapshot).collect();
+            if more.is_empty() {
+                break;
+            }
+            more.iter().for_each(|snapshot| volumes.extend(self.volumes_of(snapshot, cx)));
+            snapshots.extend(more);
+        }
+        volumes.extend(waiting_for_content(cx).map(|key| key.volume));
+    }
+
+    /// The volumes that the snapshot holds, or that are asked for, or at work in its intent.
+    fn volumes_of(&self, snapshot: &SnapshotId, cx: &Ctx<Self>) -> BTreeSet<VolumeId> {
+        let mut volumes: BTreeSet<VolumeId> = match self.snapshots.get(snapshot).map(|state| &state.stored) {
+            Some(Stored::Whole(record)) => record.meta.keys().copied().collect(),
+            Some(Stored::Damaged { remains, .. }) => remains.keys().copied().collect(),
+            Some(Stored::Nothing) | None => BTreeSet::new(),
+        };
+        let asked = self.inputs.requests.get(snapshot);
+        volumes.extend(asked.iter().flat_map(|request| request.volumes.iter().map(|key| key.volume)));
+        let intent = cx.get::<SnapshotIntent>(snapshot);
+        volumes.extend(intent.iter().flat_map(|intent| intent.volumes.keys()));
+        volumes
+    }
+
+    /// Looks at all there is once more, and finds nothing to do.
+    ///
+    /// # Panics
+    /// If it does: an event has moved what it was not known to concern.
+    #[cfg(debug_assertions)]
+    pub(super) fn assert_settled(&mut self, concerns: &Concerns, cx: &mut Ctx<Self>) {
+        let staged = cx.staged();
+        self.settle(&Concerns::All, cx);
+        assert_eq!(cx.staged(), staged, "more was to be done than {concerns:?}: {cx:?}");
+    }
+}
+
+/// One download serves several, and who is moved by it hears of it from nobody else.
+fn waiting_for_content(cx: &Ctx<Volumemgr>) -> impl Iterator<Item = VolumeKey> {
+    let waits = |row: &VolumeRecord| {
+        row.stage == VolumeStage::Creating && plan::content_tree_of(&row.config).is_some()
+    };
+    cx.rows::<VolumeRecord>().into_iter().filter(move |row| waits(row)).map(|row| row.config.key)
+}
