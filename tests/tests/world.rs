@@ -252,6 +252,22 @@ fn a_snapshot_that_is_cut_late_is_rolled_back_to_before_older_ones() {
     expect_kept(&explore_seed(&bases(), 1_000_005_934, ONE_CUT, Show::Nothing));
 }
 
+/// An application was purged, and a late configuration brought its first generation back: the node had been moved onto a pool
+/// meanwhile, and made it there (the model's, drawn seeds 1000008273 and 1000016574).
+#[test]
+fn a_generation_that_is_made_again_is_made_where_volumes_are_made_now() {
+    for seed in [1_000_008_273, 1_000_016_574] {
+        expect_kept(&explore_seed(&bases(), seed, ONE_CUT, Show::Nothing));
+    }
+}
+
+/// Deleted, and brought back by a late configuration: the rollback it is asked for then is its first (I6; the model's, drawn
+/// seed 1000015223).
+#[test]
+fn an_application_in_its_second_life_counts_its_rollbacks_anew() {
+    expect_kept(&explore_seed(&bases(), 1_000_015_223, ONE_CUT, Show::Nothing));
+}
+
 /// A snapshot could not be deleted while the guest was down, and from then on it was only tried while the guest ran: three
 /// downtimes passed, and its data stayed (D1; drawn seed 13559).
 #[test]

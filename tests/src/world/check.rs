@@ -113,8 +113,7 @@ fn guest(app: Uuid, row: &AppInstanceState, ground: &Ground, activate: bool) -> 
     );
     let layout = holdfast_persist::PersistLayout::new("/persist");
     let disks: Vec<PathBuf> = machine.spec.disks.iter().map(|disk| identity(&disk.path)).collect();
-    let volumes: Vec<PathBuf> =
-        applied.volume_keys().iter().map(|key| ground.storage.path(&layout, key)).collect();
+    let volumes: Vec<PathBuf> = applied.volume_keys().iter().map(|key| ground.place(&layout, key)).collect();
     ensure!(disks == volumes, "I2: the guest runs on {disks:?}");
     Ok(())
 }
@@ -194,7 +193,7 @@ fn storage(
             row.applied
                 .iter()
                 .flat_map(|applied| applied.volume_keys())
-                .map(|key| ground.storage.path(&world.layout, &key)),
+                .map(|key| ground.place(&world.layout, &key)),
         );
         for (id, entry) in &row.snapshots {
             let is_cut = match &entry.state {
@@ -211,7 +210,7 @@ fn storage(
             for (volume, meta) in &status.meta {
                 let holdfast_types::VolumeSnapshotMeta::Recorded(meta) = meta else { continue };
                 let key = holdfast_types::VolumeKey { volume: *volume, generation: meta.generation };
-                let path = ground.storage.path(&world.layout, &key);
+                let path = ground.place(&world.layout, &key);
                 match is_given_up(&entry.state) {
                     true => giving_up.insert(path.clone()),
                     false => needed.insert(path.clone()),
@@ -234,11 +233,7 @@ fn storage(
         .iter()
         .filter_map(|volume| {
             let id = holdfast_types::VolumeId(volume.uuid.parse().ok()?);
-            Some(
-                ground
-                    .storage
-                    .path(&world.layout, &holdfast_types::VolumeKey::new(id, volume.generation_count)),
-            )
+            Some(ground.place(&world.layout, &holdfast_types::VolumeKey::new(id, volume.generation_count)))
         })
         .collect();
     let directory = world.layout.volumes_dir(true);
@@ -353,7 +348,7 @@ fn tidied_later(world: &World, ground: &Ground) -> Result<Tidied, String> {
     let mut tidied = Tidied::default();
     for intent in world.rows::<SnapshotIntent>() {
         let keys = intent.volumes.iter().map(|(volume, meta)| VolumeKey::new(*volume, meta.generation.0));
-        let volumes: BTreeSet<PathBuf> = keys.map(|key| ground.storage.path(&world.layout, &key)).collect();
+        let volumes: BTreeSet<PathBuf> = keys.map(|key| ground.place(&world.layout, &key)).collect();
         let is_excused = match intent.action {
             SnapshotAction::Delete => waits_for_downtime(world, ground, intent.snapshot, &volumes),
             _ => intent.stage >= IntentStage::Undoing && ground.running(intent.app.0).is_some(),

@@ -13,9 +13,10 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use holdfast_agents::domainmgr::vmm::{Domain, DomainExit, VmSpec};
+use holdfast_persist::PersistLayout;
 use holdfast_types::{
     AppInstanceState, OperationNumber, Phase, RollbackTarget, SnapshotAction, SnapshotId, SnapshotState,
-    VolumesSnapshotStatus,
+    VolumeKey, VolumesSnapshotStatus,
 };
 use uuid::Uuid;
 
@@ -85,6 +86,8 @@ pub struct Ground {
     pub reserve_size_bytes: u64,
     pub machines: BTreeMap<Uuid, Machine>,
     pub last_pid: u32,
+    /// Where volumes were that have gone: one that is made again is made where volumes are made now.
+    pub left: BTreeSet<PathBuf>,
     /// What stands on each volume, by file.
     pub live: BTreeMap<PathBuf, Mark>,
     pub last_mark: Mark,
@@ -142,6 +145,12 @@ impl Ground {
         self.machines.get(&app).filter(|machine| machine.ended.is_none())
     }
 
+    /// Where a volume is, or is made when it is wanted.
+    pub fn place(&self, layout: &PersistLayout, key: &VolumeKey) -> PathBuf {
+        let first = self.storage.first_place(layout, key);
+        if self.left.contains(&first) { self.storage.place_now(layout, key) } else { first }
+    }
+
     pub fn mark_of(&self, path: &Path) -> Mark {
         self.live.get(path).copied().unwrap_or(0)
     }
@@ -183,6 +192,7 @@ impl Ground {
             return;
         }
         self.note(format_args!("volume {} goes", path.display()));
+        self.left.insert(path.to_path_buf());
         let holder = self.promised.iter().find(|id| self.cuts[id].marks.contains_key(path)).copied();
         if let Some(id) = holder
             && (self.orders.names(id) || self.is_kept_locally(self.cuts[&id].app, id))
@@ -209,12 +219,12 @@ impl Ground {
         }
     }
 
-    /// zedmanager's row of an application, whenever it is another one. `volume_path` says where a volume lies, `answers` is
+    /// zedmanager's row of an application, whenever it is another one. `answers` is
     /// what storage says of its snapshots.
     pub fn row_changed(
         &mut self,
         row: &AppInstanceState,
-        volume_path: &dyn Fn(&holdfast_types::VolumeKey) -> PathBuf,
+        layout: &PersistLayout,
         answers: &dyn Fn() -> Vec<Arc<VolumesSnapshotStatus>>,
     ) {
         let app = row.app.0;
@@ -223,11 +233,11 @@ impl Ground {
         if row.applied.is_none() && row.last_operation < before {
             self.application_ends(app);
         }
-        self.rollback_moves(app, row, volume_path, answers);
+        self.rollback_moves(app, row, layout, answers);
         for (id, entry) in &row.snapshots {
             let available = matches!(entry.state, SnapshotState::Available(_));
             if available && !self.promised.contains(id) {
-                self.cut_is_made(app, *id, row, volume_path);
+                self.cut_is_made(app, *id, row, layout);
             }
         }
         let promised: Vec<SnapshotId> =
@@ -237,9 +247,12 @@ impl Ground {
         }
     }
 
-    /// One of the same id that comes later, by an older configuration, is another: its operations are counted anew, and what it
-    /// cuts under an id that was used is no snapshot of this one's.
+    /// One of the same id that comes later, by an older configuration, is another: its operations and its rollbacks are counted
+    /// anew, and what it cuts under an id that was used is no snapshot of this one's.
     pub fn application_ends(&mut self, app: Uuid) {
+        if let Some(past) = self.past.get_mut(&app) {
+            (past.acted_counter, past.rolling) = (0, None);
+        }
         self.cuts.retain(|_, cut| cut.app != app);
         let cuts = &self.cuts;
         self.promised.retain(|id| cuts.contains_key(id));
@@ -252,11 +265,11 @@ impl Ground {
         &mut self,
         app: Uuid,
         row: &AppInstanceState,
-        volume_path: &dyn Fn(&holdfast_types::VolumeKey) -> PathBuf,
+        layout: &PersistLayout,
         answers: &dyn Fn() -> Vec<Arc<VolumesSnapshotStatus>>,
     ) {
         let running = row.operation.as_ref().and_then(|operation| {
-            let only = || operation.volumes.iter().map(volume_path).collect();
+            let only = || operation.volumes.iter().map(|key| self.place(layout, key)).collect();
             Some(Rolling {
                 number: operation.number,
                 phase: operation.phase,
@@ -299,9 +312,10 @@ impl Ground {
                 let consent = row.last_rollback.as_ref().filter(|done| done.number == number);
                 if let Some(done) = consent {
                     let keys = row.applied.iter().flat_map(|applied| applied.volume_keys());
-                    let keys: Vec<_> = keys.collect();
+                    let places: Vec<_> = keys.map(|key| (key.volume, self.place(layout, &key))).collect();
                     let paths = |volume: &holdfast_types::VolumeId| {
-                        keys.iter().filter(|key| key.volume == *volume).map(volume_path).collect()
+                        let of_volume = places.iter().filter(|(of, _)| of == volume);
+                        of_volume.map(|(_, path)| path.clone()).collect()
                     };
                     self.consented(&done.consent, &paths);
                 }
@@ -340,13 +354,7 @@ impl Ground {
         self.note(format_args!("an older configuration arrives: {:?}", stale.versions));
     }
 
-    fn cut_is_made(
-        &mut self,
-        app: Uuid,
-        id: SnapshotId,
-        row: &AppInstanceState,
-        volume_path: &dyn Fn(&holdfast_types::VolumeKey) -> PathBuf,
-    ) {
+    fn cut_is_made(&mut self, app: Uuid, id: SnapshotId, row: &AppInstanceState, layout: &PersistLayout) {
         let SnapshotState::Available(instance) = &row.snapshots[&id].state else { return };
         if let Some(cut) = self.cuts.get(&id) {
             if !self.reordered.contains(&id) {
@@ -366,7 +374,8 @@ impl Ground {
         // update was completed in the same write; then the record has the version.
         let version = instance.config_version.version.parse().unwrap_or(0);
         let keys = self.orders.volumes_of(app, version);
-        let marks = keys.iter().map(volume_path).map(|path| (path.clone(), self.mark_of(&path))).collect();
+        let paths = keys.iter().map(|key| self.place(layout, key));
+        let marks = paths.map(|path| (path.clone(), self.mark_of(&path))).collect();
         self.note(format_args!("snapshot {id} available, version {version}, {marks:?}"));
         self.cuts.insert(id, Cut { app, version, operation: instance.operation, marks });
         self.promised.insert(id);

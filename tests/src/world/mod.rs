@@ -484,9 +484,8 @@ impl World {
         for row in &rows {
             if !self.rows_seen.iter().any(|seen| Arc::ptr_eq(seen, row)) {
                 let answers = || self.services.bus.rows::<VolumesSnapshotStatus>();
-                let storage = ground.storage;
                 ground.another_life(row);
-                ground.row_changed(row, &|key| storage.path(&self.layout, key), &answers);
+                ground.row_changed(row, &self.layout, &answers);
                 ground.rollback_enters(row, || self.guard_of(row.app));
                 ground.local_order_moves(row);
             }

@@ -52,14 +52,23 @@ const RAW_BYTES: u64 = 16 << 20;
 
 impl Storage {
     /// Where a volume of the World was first made; all are encrypted.
-    pub fn path(self, layout: &PersistLayout, key: &VolumeKey) -> PathBuf {
+    pub fn first_place(self, layout: &PersistLayout, key: &VolumeKey) -> PathBuf {
         let is_first = key.generation.0 == 1;
         let is_of_before = match self {
             Storage::Mixed => is_first && key.volume.0 == volume(1),
             Storage::Three => is_first && (key.volume.0 == volume(1) || key.volume.0 == volume(2)),
             _ => false,
         };
-        let placement = match self.has_pool() && !is_of_before {
+        self.place(layout, key, self.has_pool() && !is_of_before)
+    }
+
+    /// Where it is made now.
+    pub fn place_now(self, layout: &PersistLayout, key: &VolumeKey) -> PathBuf {
+        self.place(layout, key, self.has_pool())
+    }
+
+    fn place(self, layout: &PersistLayout, key: &VolumeKey, in_pool: bool) -> PathBuf {
+        let placement = match in_pool {
             true => Placement::Zfs { root: root() },
             false => Placement::Files,
         };
