@@ -10,6 +10,7 @@
 //! after each event, and nothing may be left to do ([`Volumemgr::assert_settled`]): every run of the World is a test of this.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use holdfast_pubsub::Change;
 use holdfast_types::{
@@ -73,6 +74,28 @@ impl Concerns {
         Self::these([], [volume])
     }
 
+    /// Adds the volumes of its snapshots, and the snapshots that are at work on its volumes, until nothing is left to add.
+    fn connect(
+        &mut self,
+        at_work: &[Arc<SnapshotIntent>],
+        volumes_of: impl Fn(&SnapshotId) -> BTreeSet<VolumeId>,
+    ) {
+        let Concerns::These { snapshots, volumes } = self else { return };
+        let mut fresh: Vec<SnapshotId> = snapshots.iter().copied().collect();
+        loop {
+            volumes.extend(fresh.iter().flat_map(&volumes_of));
+            snapshots.extend(fresh);
+            let touched = |intent: &&Arc<SnapshotIntent>| {
+                !snapshots.contains(&intent.snapshot)
+                    && intent.volumes.keys().any(|volume| volumes.contains(volume))
+            };
+            fresh = at_work.iter().filter(touched).map(|intent| intent.snapshot).collect();
+            if fresh.is_empty() {
+                return;
+            }
+        }
+    }
+
     pub fn includes(&self, volume: &VolumeId) -> bool {
         match self {
             Concerns::All => true,
@@ -98,26 +121,12 @@ fn of_request(change: &Change<VolumesSnapshotConfig>) -> Concerns {
 }
 
 impl Volumemgr {
-    /// Adds what is connected: volumes of snapshots, and snapshots that are at work on the same volumes.
+    /// Adds what is connected with it.
     pub(super) fn follow(&self, concerns: &mut Concerns, cx: &Ctx<Self>) {
-        let Concerns::These { snapshots, volumes } = concerns else { return };
-        let intents = cx.rows::<SnapshotIntent>();
-        for snapshot in snapshots.iter() {
-            volumes.extend(self.volumes_of(snapshot, cx));
+        concerns.connect(&cx.rows::<SnapshotIntent>(), |snapshot| self.volumes_of(snapshot, cx));
+        if let Concerns::These { volumes, .. } = concerns {
+            volumes.extend(waiting_for_content(cx).map(|key| key.volume));
         }
-        loop {
-            let at_work = intents.iter().filter(|intent| {
-                !snapshots.contains(&intent.snapshot)
-                    && intent.volumes.keys().any(|volume| volumes.contains(volume))
-            });
-            let more: Vec<SnapshotId> = at_work.map(|intent| intent.snapshot).collect();
-            if more.is_empty() {
-                break;
-            }
-            more.iter().for_each(|snapshot| volumes.extend(self.volumes_of(snapshot, cx)));
-            snapshots.extend(more);
-        }
-        volumes.extend(waiting_for_content(cx).map(|key| key.volume));
     }
 
     /// The volumes that the snapshot holds, or that are asked for, or at work in its intent.
@@ -152,4 +161,64 @@ fn waiting_for_content(cx: &Ctx<Volumemgr>) -> impl Iterator<Item = VolumeKey> {
         row.stage == VolumeStage::Creating && plan::content_tree_of(&row.config).is_some()
     };
     cx.rows::<VolumeRecord>().into_iter().filter(move |row| waits(row)).map(|row| row.config.key)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::volumemgr::testing::{app, intent, key, snapshot, volume};
+    use holdfast_types::{Consent, IntentStage, OperationNumber, SnapshotAction};
+
+    fn at_work(n: u8, volumes: &[u8]) -> Arc<SnapshotIntent> {
+        let stage = IntentStage::Preparing;
+        Arc::new(SnapshotIntent { snapshot: snapshot(n), ..intent(SnapshotAction::Create, stage, volumes) })
+    }
+
+    fn request(volumes: &[u8]) -> Arc<VolumesSnapshotConfig> {
+        Arc::new(VolumesSnapshotConfig {
+            snapshot: snapshot(1),
+            action: SnapshotAction::Create,
+            volumes: volumes.iter().map(|n| key(*n, 0)).collect(),
+            app: app(1),
+            operation: OperationNumber(1),
+            made: false,
+            consent: Consent::default(),
+            revert: None,
+        })
+    }
+
+    #[test]
+    fn what_is_connected_is_found_however_long_the_chain() {
+        // In an order that one pass would not do in.
+        let intents = [at_work(3, &[3, 4]), at_work(2, &[2, 3]), at_work(1, &[1, 2]), at_work(9, &[9])];
+        let of_intent = |asked: &SnapshotId| {
+            let found = intents.iter().find(|intent| intent.snapshot == *asked);
+            found.into_iter().flat_map(|intent| intent.volumes.keys().copied()).collect()
+        };
+        let expected = Concerns::these([1, 2, 3].map(snapshot), [1, 2, 3, 4].map(volume));
+        for mut concerns in [Concerns::volume(volume(1)), Concerns::these([snapshot(3)], [])] {
+            concerns.connect(&intents, of_intent);
+            assert_eq!(concerns, expected);
+        }
+        let mut alone = Concerns::volume(volume(5));
+        alone.connect(&intents, of_intent);
+        assert_eq!(alone, Concerns::volume(volume(5)));
+    }
+
+    #[test]
+    fn a_request_concerns_what_was_asked_of_before_too() {
+        let (old, new) = (request(&[1, 2]), request(&[2, 3]));
+        let concerns = Concerns::of(&Event::Request(Change::Modified { old, new }));
+        assert_eq!(concerns, Concerns::these([snapshot(1)], [1, 2, 3].map(volume)));
+        let gone = Concerns::of(&Event::Request(Change::Deleted(request(&[4]))));
+        assert_eq!(gone, Concerns::these([snapshot(1)], [volume(4)]));
+    }
+
+    #[test]
+    fn a_set_that_is_complete_may_move_anything_and_a_volume_only_itself() {
+        assert_eq!(Concerns::of(&Event::Volume(Change::Restarted(1))), Concerns::All);
+        assert_eq!(Concerns::of(&Event::ModeChanged), Concerns::All);
+        let due = Concerns::of(&Event::TryAgain(Again::Volume(key(1, 7))));
+        assert!(due.includes(&volume(1)) && !due.includes(&volume(2)));
+    }
 }

@@ -71,8 +71,10 @@ impl Holds {
 
     /// A snapshot being made, applied or deleted.
     pub fn held_by_intent(&mut self, intent: &Arc<SnapshotIntent>) {
-        let concerned = intent.volumes.iter().filter(|(volume, _)| self.about.includes(volume));
-        for (volume, meta) in concerned.collect::<Vec<_>>() {
+        for (volume, meta) in &intent.volumes {
+            if !self.are_about(volume) {
+                continue;
+            }
             let key = VolumeKey { volume: *volume, generation: meta.generation };
             self.held(key, intent.snapshot);
             self.intents.entry(key).or_default().push(Arc::clone(intent));
