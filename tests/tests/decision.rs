@@ -71,7 +71,7 @@ fn boot(base: &CutPoint) -> World {
 }
 
 fn place(world: &World, backend: Backend, n: u8) -> PathBuf {
-    backend.setting().storage.path(&world.layout, &VolumeKey::new(VolumeId(volume(n)), 1))
+    backend.setting().storage.first_place(&world.layout, &VolumeKey::new(VolumeId(volume(n)), 1))
 }
 
 fn newest(world: &World, volume: &Path) -> String {

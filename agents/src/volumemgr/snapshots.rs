@@ -102,7 +102,13 @@ impl Volumemgr {
             Concerns::All => self.snapshots.keys().chain(self.inputs.requests.keys()).copied().collect(),
         };
         // What one of them ends, another may have waited for.
-        while concerned.iter().fold(false, |moved, snapshot| self.settle_snapshot(*snapshot, cx) || moved) {}
+        let mut has_moved = true;
+        while has_moved {
+            has_moved = false;
+            for snapshot in &concerned {
+                has_moved |= self.settle_snapshot(*snapshot, cx);
+            }
+        }
     }
 
     /// True when anything was done.
