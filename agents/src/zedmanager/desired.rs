@@ -11,7 +11,8 @@ use holdfast_types::{
 };
 
 use super::list;
-use super::machine::{Facts, Guest, checked_snapshots};
+use super::machine::{Facts, Guest};
+use super::phases::checked_snapshots;
 
 /// Volumes of the configuration in force and of the one being applied.
 pub fn volume_refs(state: &AppInstanceState) -> BTreeSet<VolumeRefKey> {

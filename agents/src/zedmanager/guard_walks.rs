@@ -8,7 +8,7 @@ use holdfast_types::*;
 
 use super::machine::*;
 use super::testing::*;
-use super::walks::Walk;
+use super::walk::Walk;
 use super::{Env, Event, LocalOrder, Zedmanager};
 use crate::runtime::ManualClock;
 use crate::runtime::bench::Bench;

@@ -31,6 +31,7 @@ mod inventory;
 pub mod list;
 pub mod machine;
 mod ordering;
+mod phases;
 pub mod planning;
 #[cfg(test)]
 mod planning_walks;
@@ -42,6 +43,8 @@ pub mod status;
 mod tables;
 #[cfg(test)]
 pub(crate) mod testing;
+#[cfg(test)]
+mod walk;
 #[cfg(test)]
 mod walks;
 
