@@ -33,6 +33,8 @@ pub struct Publication<T: Topic> {
     backing: Option<Arc<dyn RowBacking>>,
     owner: &'static str,
     staged: VecDeque<Step<T>>,
+    /// The rows as the publisher left them, those included that are not shown yet.
+    rows: BTreeMap<T::Key, Arc<T>>,
     damaged: Vec<DamagedRow>,
 }
 
@@ -93,8 +95,8 @@ impl<T: Topic> Publication<T> {
         owner: &'static str,
     ) -> Result<Self, BusError> {
         let backing = backing.filter(|_| T::DURABILITY == Durability::Persistent);
-        let mut publication =
-            Publication { topic, backing, owner, staged: VecDeque::new(), damaged: Vec::new() };
+        let (staged, rows) = (VecDeque::new(), BTreeMap::new());
+        let mut publication = Publication { topic, backing, owner, staged, rows, damaged: Vec::new() };
         publication.load()?;
         Ok(publication)
     }
@@ -104,15 +106,27 @@ impl<T: Topic> Publication<T> {
     /// new one.
     pub fn publish(&mut self, value: T) -> Result<Published, PublishError> {
         self.assert_nothing_staged();
-        let staged = self.stage(value)?;
-        self.finish(staged)
+        let key = value.key();
+        if self.is_like(&key, &value) {
+            return Ok(Published::Unchanged);
+        }
+        self.make_durable(self.image(&key, &value)?)?;
+        let value = Arc::new(value);
+        self.rows.insert(key, Arc::clone(&value));
+        self.topic.put(value);
+        Ok(Published::Changed)
     }
 
     /// Takes the row away; one that is missing already is fine. As durable as [`Publication::publish`].
     pub fn unpublish(&mut self, key: &T::Key) -> Result<Published, PublishError> {
         self.assert_nothing_staged();
-        let staged = self.stage_removal(key);
-        self.finish(staged)
+        if !self.rows.contains_key(key) {
+            return Ok(Published::Unchanged);
+        }
+        self.make_durable(self.removal(key))?;
+        self.rows.remove(key);
+        self.topic.remove(key);
+        Ok(Published::Changed)
     }
 
     /// Says: my set of rows is complete, I have (again) started. Whoever subscribes later is told too.
@@ -123,24 +137,12 @@ impl<T: Topic> Publication<T> {
 
     /// The row as this publisher last left it, staged changes included.
     pub fn get(&self, key: &T::Key) -> Option<Arc<T>> {
-        self.staged_row(key).map_or_else(|| self.topic.get(key), |staged| staged.cloned())
+        self.rows.get(key).cloned()
     }
 
     /// All rows, staged changes included, in the order of keys.
     pub fn rows(&self) -> Vec<Arc<T>> {
-        if self.staged.is_empty() {
-            return self.topic.rows();
-        }
-        let visible = self.topic.rows();
-        let mut rows: BTreeMap<T::Key, Arc<T>> = visible.into_iter().map(|row| (row.key(), row)).collect();
-        for step in &self.staged {
-            match step {
-                Step::Put(value) => drop(rows.insert(value.key(), Arc::clone(value))),
-                Step::Remove(key) => drop(rows.remove(key)),
-                Step::Restart => {}
-            }
-        }
-        rows.into_values().collect()
+        self.rows.values().cloned().collect()
     }
 
     /// Rows that were found damaged when this topic was loaded.
@@ -158,30 +160,20 @@ impl<T: Topic> Publication<T> {
         if self.is_like(&key, &value) {
             return Ok(Staged::Unchanged);
         }
-        let staged = match self.backing {
-            None => Staged::Volatile,
-            Some(_) => {
-                let written = serde_json::to_vec_pretty(&value);
-                let bytes = written.map(|text| seal::seal(&text)).map_err(|source| {
-                    PublishError::Serialize { topic: T::NAME, key: key.to_string(), source }
-                })?;
-                Staged::Persistent(RowImage { topic: T::NAME, key: key.to_string(), bytes: Some(bytes) })
-            }
-        };
-        self.staged.push_back(Step::Put(Arc::new(value)));
+        let staged = Staged::of(self.image(&key, &value)?);
+        let value = Arc::new(value);
+        self.rows.insert(key, Arc::clone(&value));
+        self.staged.push_back(Step::Put(value));
         Ok(staged)
     }
 
     /// First half of [`Publication::unpublish`]: nobody is told yet.
     pub fn stage_removal(&mut self, key: &T::Key) -> Staged {
-        if self.get(key).is_none() {
+        if self.rows.remove(key).is_none() {
             return Staged::Unchanged;
         }
         self.staged.push_back(Step::Remove(key.clone()));
-        match self.backing {
-            None => Staged::Volatile,
-            Some(_) => Staged::Persistent(RowImage { topic: T::NAME, key: key.to_string(), bytes: None }),
-        }
+        Staged::of(self.removal(key))
     }
 
     /// First half of [`Publication::signal_restarted`].
@@ -201,34 +193,29 @@ impl<T: Topic> Publication<T> {
         true
     }
 
-    /// What is staged for the row, if anything is: its value, or that it is to go.
-    fn staged_row(&self, key: &T::Key) -> Option<Option<&Arc<T>>> {
-        self.staged.iter().rev().find_map(|step| match step {
-            Step::Put(value) if value.key() == *key => Some(Some(value)),
-            Step::Remove(removed) if removed == key => Some(None),
-            _ => None,
-        })
-    }
-
     fn is_like(&self, key: &T::Key, value: &T) -> bool {
-        match self.staged_row(key) {
-            Some(staged) => staged.is_some_and(|staged| **staged == *value),
-            None => self.topic.holds(key, value),
+        self.rows.get(key).is_some_and(|row| **row == *value)
+    }
+
+    /// The row as its file is to be; `None` where there is no file.
+    fn image(&self, key: &T::Key, value: &T) -> Result<Option<RowImage>, PublishError> {
+        if self.backing.is_none() {
+            return Ok(None);
+        }
+        let key = key.to_string();
+        match serde_json::to_vec_pretty(value) {
+            Ok(text) => Ok(Some(RowImage { topic: T::NAME, key, bytes: Some(seal::seal(&text)) })),
+            Err(source) => Err(PublishError::Serialize { topic: T::NAME, key, source }),
         }
     }
 
-    fn finish(&mut self, staged: Staged) -> Result<Published, PublishError> {
-        match staged {
-            Staged::Unchanged => return Ok(Published::Unchanged),
-            Staged::Volatile => {}
-            Staged::Persistent(row) => self.make_durable(row).inspect_err(|_| self.staged.clear())?,
-        }
-        self.show_next();
-        Ok(Published::Changed)
+    fn removal(&self, key: &T::Key) -> Option<RowImage> {
+        let row = || RowImage { topic: T::NAME, key: key.to_string(), bytes: None };
+        self.backing.as_ref().map(|_| row())
     }
 
-    fn make_durable(&self, row: RowImage) -> Result<(), PublishError> {
-        let Some(backing) = &self.backing else { return Ok(()) };
+    fn make_durable(&self, row: Option<RowImage>) -> Result<(), PublishError> {
+        let (Some(backing), Some(row)) = (&self.backing, row) else { return Ok(()) };
         let stored = backing.apply(self.owner, &[row.as_change()]);
         stored.map_err(|source| PublishError::Store { topic: row.topic, key: row.key, source })
     }
@@ -244,7 +231,11 @@ impl<T: Topic> Publication<T> {
         let rows = loaded.map_err(|source| BusError::Load { topic: T::NAME, owner, source })?;
         for row in rows {
             match parse::<T>(&row) {
-                Ok(value) => self.topic.put(Arc::new(value)),
+                Ok(value) => {
+                    let value = Arc::new(value);
+                    self.rows.insert(value.key(), Arc::clone(&value));
+                    self.topic.put(value);
+                }
                 Err(reason) => self.set_aside(&*backing, row, reason)?,
             }
         }
@@ -266,6 +257,12 @@ impl<T: Topic> Publication<T> {
         }
         self.damaged.push(DamagedRow { topic, key: row.key, reason });
         Ok(())
+    }
+}
+
+impl Staged {
+    fn of(row: Option<RowImage>) -> Self {
+        row.map_or(Staged::Volatile, Staged::Persistent)
     }
 }
 

@@ -91,11 +91,6 @@ impl<T: Topic> TopicCell<T> {
         self.lock().rows.get(key).cloned()
     }
 
-    /// True when the row exists and is equal to this value.
-    pub(crate) fn holds(&self, key: &T::Key, value: &T) -> bool {
-        self.lock().rows.get(key).is_some_and(|row| **row == *value)
-    }
-
     pub(crate) fn rows(&self) -> Vec<Arc<T>> {
         self.lock().rows.values().cloned().collect()
     }

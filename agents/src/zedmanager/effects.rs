@@ -23,7 +23,7 @@ impl Zedmanager {
                     Ok(bytes) => cx.write_record(path, bytes),
                     Err(error) => tracing::error!(%id, %error, "a configuration that cannot be written down"),
                 }
-                self.directories.insert(id);
+                self.add_directory(id);
                 self.saved.insert(id, *config);
             }
             Write::SaveInstance(instance) => {
@@ -33,9 +33,14 @@ impl Zedmanager {
                     Ok(bytes) => cx.write_record(path, bytes),
                     Err(error) => tracing::error!(%id, %error, "a descriptor that cannot be written down"),
                 }
-                self.directories.insert(id);
+                self.add_directory(id);
             }
         }
+    }
+
+    pub(super) fn add_directory(&mut self, id: SnapshotId) {
+        self.directories.insert(id);
+        self.may_be_stale = true;
     }
 
     /// The three files and the directory of a snapshot go last, here ([003] D3): when no row names it any more
@@ -44,16 +49,12 @@ impl Zedmanager {
         if !self.storage_known {
             return;
         }
-        // One pass over all applications, and not one per directory: a node may have a thousand of them.
-        let owned: BTreeSet<SnapshotId> =
-            self.apps.values().flat_map(|app| with_directory(&app.state)).collect();
-        let stale: Vec<SnapshotId> = self
-            .directories
-            .difference(&owned)
-            .copied()
-            .filter(|id| !self.storage.contains_key(id))
-            .collect();
-        for id in stale {
+        // Most events change nothing of this, and a node may have thousands of directories.
+        if !std::mem::take(&mut self.may_be_stale) {
+            debug_assert_eq!(self.stale_directories(), [], "a directory that nothing was said of");
+            return;
+        }
+        for id in self.stale_directories() {
             tracing::info!(snapshot = %id, "snapshot's files removed");
             cx.remove_tree(self.layout.snapshot_dir(&id));
             self.directories.remove(&id);
@@ -61,12 +62,17 @@ impl Zedmanager {
         }
     }
 
+    fn stale_directories(&self) -> Vec<SnapshotId> {
+        // One pass over all applications, and not one per directory.
+        let owned: BTreeSet<SnapshotId> =
+            self.apps.values().flat_map(|app| with_directory(&app.state)).collect();
+        self.directories.difference(&owned).copied().filter(|id| !self.storage.contains_key(id)).collect()
+    }
+
     pub(super) fn write_row(&mut self, id: AppId, cx: &mut Ctx<Self>) {
         let Some(app) = self.apps.get_mut(&id) else { return };
-        if app.written.as_ref() != Some(&app.state) {
-            cx.publish(app.state.clone());
-            app.written = Some(app.state.clone());
-        }
+        cx.publish(app.state.clone());
+        app.written = cx.get::<AppInstanceState>(&id);
     }
 
     /// The start delay counts from the first moment the guest could start after a boot of the node; a guest that
@@ -90,8 +96,8 @@ impl Zedmanager {
     /// Publishes what the row says should stand on the bus, and un-publishes the rest.
     pub(super) fn publish_wishes(&mut self, id: AppId, cx: &mut Ctx<Self>) {
         let Some(app) = self.apps.get(&id) else { return };
-        let volumes = self.readiness(app);
-        let facts = self.facts(app, &volumes, cx);
+        let volumes = self.readiness(id);
+        let facts = self.facts(&app.state, app.received.as_deref(), &volumes, cx);
         let refs = desired::volume_refs(&app.state);
         let snapshots = desired::snapshot_configs(&app.state, &facts);
         // A plan is asked about only while no operation runs.
@@ -100,9 +106,12 @@ impl Zedmanager {
         let domain = desired::domain(&app.state, &facts, held_back, |key| {
             self.volume_refs.get(key).map(|status| (**status).clone())
         });
-        replace(cx, refs.into_iter().map(|key| VolumeRefConfig { key }).collect(), |row| row.key.app == id);
-        replace(cx, snapshots, |row: &VolumesSnapshotConfig| row.app == id);
-        replace(cx, preflights, |row: &SnapshotPreflightConfig| row.app == id);
+        let refs = refs.into_iter().map(|key| VolumeRefConfig { key }).collect();
+        if let Some(App { wishes, .. }) = self.apps.get_mut(&id) {
+            replace(cx, &mut wishes.refs, refs);
+            replace(cx, &mut wishes.snapshots, snapshots);
+            replace(cx, &mut wishes.preflights, preflights);
+        }
         if let Domain::Wanted(config) = domain {
             self.publish_domain(id, *config, cx);
         }
@@ -154,13 +163,13 @@ impl Zedmanager {
             .collect();
         let sources = status::Sources {
             received: app.received.as_deref(),
-            removed: self.removed(app),
+            removed: self.removed(app.received.as_deref()),
             domain: self.domains.get(&id).map(Arc::as_ref),
             volumes,
             start_delayed: app.start == Start::Delayed,
             blocked: (app.waiting == WaitingFor::Admission).then(|| blocked(cx)),
             lost_row: self.lost_rows.get(&id).cloned(),
-            guard: self.guard(app).unwrap_or_default(),
+            guard: self.guard(&app.state, app.received.as_deref()).unwrap_or_default(),
             notices: app.notices.clone(),
             local_order: app.local_order,
         };
@@ -170,10 +179,11 @@ impl Zedmanager {
 
     /// The application is gone: nothing of it is left on the bus or on disk.
     pub(super) fn forget(&mut self, id: AppId, cx: &mut Ctx<Self>) {
-        let received = self.apps.remove(&id).and_then(|app| app.received);
-        replace::<VolumesSnapshotConfig>(cx, Vec::new(), |row| row.app == id);
-        replace::<SnapshotPreflightConfig>(cx, Vec::new(), |row| row.app == id);
-        replace::<VolumeRefConfig>(cx, Vec::new(), |row| row.key.app == id);
+        let Some(App { received, mut wishes, .. }) = self.apps.remove(&id) else { return };
+        self.may_be_stale = true;
+        replace::<VolumesSnapshotConfig>(cx, &mut wishes.snapshots, Vec::new());
+        replace::<SnapshotPreflightConfig>(cx, &mut wishes.preflights, Vec::new());
+        replace::<VolumeRefConfig>(cx, &mut wishes.refs, Vec::new());
         cx.cancel_timer(&start_delay_timer(id));
         cx.unpublish::<DomainConfig>(&id);
         cx.unpublish::<AppInstanceStatus>(&id);
@@ -203,18 +213,11 @@ fn with_directory(state: &AppInstanceState) -> impl Iterator<Item = SnapshotId> 
     in_operation.chain(by_entry)
 }
 
-/// Publishes these values and un-publishes the other rows of the same owner.
-fn replace<T: Topic>(cx: &mut Ctx<Zedmanager>, values: Vec<T>, own: impl Fn(&T) -> bool) {
-    let keys: BTreeSet<T::Key> = values.iter().map(Topic::key).collect();
-    let gone: Vec<T::Key> = cx
-        .rows::<T>()
-        .iter()
-        .filter(|row| own(row))
-        .map(|row| row.key())
-        .filter(|key| !keys.contains(key))
-        .collect();
-    for key in gone {
-        cx.unpublish::<T>(&key);
+/// Publishes these values, and un-publishes what stands there of before.
+fn replace<T: Topic>(cx: &mut Ctx<Zedmanager>, standing: &mut BTreeSet<T::Key>, values: Vec<T>) {
+    let before = std::mem::replace(standing, values.iter().map(Topic::key).collect());
+    for gone in before.difference(standing) {
+        cx.unpublish::<T>(gone);
     }
     for value in values {
         cx.publish(value);

@@ -14,14 +14,18 @@ use crate::runtime::{Ctx, NodeMode};
 
 impl Zedmanager {
     /// The guard in effect. None: the application's configuration has not come yet, so nobody knows.
-    pub(super) fn guard(&self, app: &App) -> Option<EffectiveGuard> {
-        let controller = match &app.received {
-            Some(received) => received.guard.clone(),
+    pub(super) fn guard(
+        &self,
+        state: &AppInstanceState,
+        received: Option<&AppInstanceConfig>,
+    ) -> Option<EffectiveGuard> {
+        let controller = match received {
+            Some(received) => &received.guard,
             // The controller has dropped the application: what it said last is as good as anything.
-            None if self.removed(app) => app.state.applied.as_ref()?.guard.clone(),
+            None if self.removed(received) => &state.applied.as_ref()?.guard,
             None => return None,
         };
-        Some(effective(&controller, self.local.get(&app.state.app)))
+        Some(effective(controller, self.local.get(&state.app)))
     }
 
     /// The rows come back; in the place of one that is damaged stands, durably, that it was lost: it must not turn into
@@ -71,7 +75,10 @@ impl Zedmanager {
 
     pub(super) fn update_notices(&mut self, id: AppId, now: Timestamp) {
         let Some(app) = self.apps.get(&id) else { return };
-        let fresh = self.guard(app).map(|guard| notices(app, &guard, now)).unwrap_or_default();
+        let fresh = self
+            .guard(&app.state, app.received.as_deref())
+            .map(|guard| notices(app, &guard, now))
+            .unwrap_or_default();
         let Some(app) = self.apps.get_mut(&id) else { return };
         let known = std::mem::take(&mut app.notices);
         let keep_time = |notice: ErrorReport| {

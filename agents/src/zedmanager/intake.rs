@@ -24,6 +24,7 @@ impl Zedmanager {
             }
             Event::Snapshot(Change::Restarted(_)) => {
                 self.storage_known = true;
+                self.may_be_stale = true;
                 self.all_apps()
             }
             Event::Domain(Change::Restarted(_)) => {
@@ -44,7 +45,7 @@ impl Zedmanager {
                 })
                 .into_iter()
                 .collect(),
-            Event::Snapshot(change) => match remember(&mut self.storage, &change) {
+            Event::Snapshot(change) => match self.hear_storage(&change) {
                 // Its record could not be read, so storage cannot tell whose it is: whoever has it knows.
                 Some(status) if status.app.0.is_nil() => {
                     self.all_apps().into_iter().chain([status.app]).collect()
@@ -78,6 +79,11 @@ impl Zedmanager {
         }
     }
 
+    fn hear_storage(&mut self, change: &Change<VolumesSnapshotStatus>) -> Option<Arc<VolumesSnapshotStatus>> {
+        self.may_be_stale |= matches!(change, Change::Deleted(_));
+        remember(&mut self.storage, change)
+    }
+
     fn all_apps(&self) -> Vec<AppId> {
         self.apps.keys().copied().collect()
     }
@@ -101,6 +107,7 @@ impl Zedmanager {
     /// The start's inventory is here: rows and records are put side by side ([003] G9, H3), then everything moves.
     fn take_inventory(&mut self, scan: Scan, cx: &mut Ctx<Self>) -> Vec<AppId> {
         self.scanned = true;
+        self.may_be_stale = true;
         for app in self.apps.values_mut() {
             inventory::presume_whole(&mut app.state);
         }
@@ -108,7 +115,7 @@ impl Zedmanager {
             tracing::warn!(directory = name, why, "left alone: not a snapshot's directory");
         }
         for scanned in scan.snapshots {
-            self.directories.insert(scanned.id);
+            self.add_directory(scanned.id);
             self.place(scanned, cx);
         }
         for app in self.apps.values_mut() {

@@ -92,7 +92,7 @@ pub struct Env {
 struct App {
     state: AppInstanceState,
     /// The row as last written, to write it only when it differs. None: never written.
-    written: Option<AppInstanceState>,
+    written: Option<Arc<AppInstanceState>>,
     received: Option<Arc<AppInstanceConfig>>,
     start: Start,
     /// The last number given to a `DomainConfig`.
@@ -105,6 +105,15 @@ struct App {
     asked: Option<Asked>,
     /// What storage is asked for it.
     question: Option<SnapshotPreflightConfig>,
+    wishes: Wishes,
+}
+
+/// What stands on the bus of one application, beside its domain. None of it outlives the process.
+#[derive(Debug, Default)]
+struct Wishes {
+    refs: BTreeSet<VolumeRefKey>,
+    snapshots: BTreeSet<SnapshotId>,
+    preflights: BTreeSet<SnapshotId>,
 }
 
 /// An order from the node itself; the numbers of one process grow.
@@ -136,6 +145,7 @@ impl App {
             local_order: 0,
             asked: None,
             question: None,
+            wishes: Wishes::default(),
         }
     }
 }
@@ -152,6 +162,8 @@ pub struct Zedmanager {
     saved: BTreeMap<SnapshotId, AppInstanceConfig>,
     /// Snapshot directories that exist under `snapshots/`.
     directories: BTreeSet<SnapshotId>,
+    /// Something was said since they were looked at for which one of them may have to go.
+    may_be_stale: bool,
     /// Configurations that came before the inventory was done.
     early: BTreeMap<AppId, Arc<AppInstanceConfig>>,
     scanned: bool,
@@ -177,6 +189,7 @@ impl Zedmanager {
             domains: BTreeMap::new(),
             saved: BTreeMap::new(),
             directories: BTreeSet::new(),
+            may_be_stale: false,
             early: BTreeMap::new(),
             scanned: false,
             config_complete: false,
@@ -216,7 +229,7 @@ impl Agent for Zedmanager {
         self.load_local_settings(cx);
         for row in cx.rows::<AppInstanceState>() {
             let mut app = App::new((*row).clone());
-            app.written = Some((*row).clone());
+            app.written = Some(Arc::clone(&row));
             self.apps.insert(row.app, app);
         }
         cx.job(inventory::ScanSnapshots);
@@ -280,13 +293,17 @@ impl Zedmanager {
         if !forgotten && self.answer_asked(&mut app, cx) {
             forgotten = self.run_machine(&mut app, cx);
         }
+        let is_changed = app.written.as_deref() != Some(&app.state);
         self.apps.insert(id, app);
+        self.may_be_stale |= is_changed;
         self.remove_stale_directories(cx);
         if forgotten {
             self.forget(id, cx);
             return;
         }
-        self.write_row(id, cx);
+        if is_changed {
+            self.write_row(id, cx);
+        }
         self.arm_start_delay(id, cx);
         self.publish_wishes(id, cx);
         self.publish_status(id, cx);
@@ -294,32 +311,34 @@ impl Zedmanager {
 
     /// Returns true when the application is gone.
     fn run_machine(&mut self, app: &mut App, cx: &mut Ctx<Self>) -> bool {
-        let volumes = self.readiness(app);
+        let volumes = self.readiness(app.state.app);
+        let received = app.received.clone();
         for _ in 0..STEPS_AT_MOST {
-            let facts = self.facts(app, &volumes, cx);
-            let mut state = app.state.clone();
-            machine::absorb(&mut state, &facts);
-            let decision = machine::decide(&state, &facts);
+            let facts = self.facts(&app.state, received.as_deref(), &volumes, cx);
             if facts.admission == Admission::Nothing {
                 // Nothing can be written down, so the row stays as it is, and an operation where it is.
-                app.waiting = machine::waits_for_admission(&app.state, decision);
+                let mut state = app.state.clone();
+                machine::absorb(&mut state, &facts);
+                app.waiting = machine::waits_for_admission(&app.state, machine::decide(&state, &facts));
                 return false;
             }
+            machine::absorb(&mut app.state, &facts);
+            let decision = machine::decide(&app.state, &facts);
             if let Decision::Wait(why) = decision {
-                app.state = state;
                 app.waiting = why;
                 return false;
             }
-            log_transition(&state, &decision);
+            log_transition(&app.state, &decision);
             let gone = match &decision {
                 Decision::ForgetSnapshot(snapshot) => Some(*snapshot),
                 _ => None,
             };
             let forgotten = decision == Decision::ForgetApp;
-            let writes = carry_out::carry_out(&mut state, decision, &facts);
-            app.state = state;
-            // Also where the start could not list it: what is left of its records would be taken in again.
-            self.directories.extend(gone);
+            let writes = carry_out::carry_out(&mut app.state, decision, &facts);
+            if let Some(snapshot) = gone {
+                // Also where the start could not list it: what is left of its records would be taken in again.
+                self.add_directory(snapshot);
+            }
             for write in writes {
                 self.write(write, cx);
             }
@@ -330,35 +349,37 @@ impl Zedmanager {
         unreachable!("application {} runs in a circle", app.state.app)
     }
 
-    fn removed(&self, app: &App) -> bool {
-        app.received.is_none() && self.config_complete
+    /// The controller no longer lists it.
+    fn removed(&self, received: Option<&AppInstanceConfig>) -> bool {
+        received.is_none() && self.config_complete
     }
 
     fn facts<'a>(
         &'a self,
-        app: &'a App,
+        state: &AppInstanceState,
+        received: Option<&'a AppInstanceConfig>,
         volumes: &'a BTreeMap<VolumeKey, Readiness>,
         cx: &Ctx<Self>,
     ) -> Facts<'a> {
         Facts {
             now: cx.now(),
-            received: app.received.as_deref(),
-            removed: self.removed(app),
+            received,
+            removed: self.removed(received),
             storage_known: self.storage_known,
-            guest: self.guest(app, cx),
+            guest: self.guest(state.app, cx),
             volumes,
             storage: &self.storage,
             preflight: &self.preflight,
             saved: &self.saved,
             admission: admission(cx),
-            guard: self.guard(app),
+            guard: self.guard(state, received),
         }
     }
 
     /// What domainmgr's last word means for the order that stands on the bus.
-    fn guest(&self, app: &App, cx: &Ctx<Self>) -> Guest {
-        let status = self.domains.get(&app.state.app);
-        let order = cx.get::<DomainConfig>(&app.state.app);
+    fn guest(&self, app: AppId, cx: &Ctx<Self>) -> Guest {
+        let status = self.domains.get(&app);
+        let order = cx.get::<DomainConfig>(&app);
         match (status, order) {
             (Some(status), _) if !status.state.is_down() => Guest::Up,
             (Some(status), Some(order)) if !order.activate && status.number == order.number => {
@@ -377,15 +398,16 @@ impl Zedmanager {
     }
 
     /// How far each volume is that the application refers to or may be about to.
-    fn readiness(&self, app: &App) -> BTreeMap<VolumeKey, Readiness> {
-        let refs = self.volume_refs.values().filter(|status| status.key.app == app.state.app);
-        refs.map(|status| {
+    fn readiness(&self, app: AppId) -> BTreeMap<VolumeKey, Readiness> {
+        let first = VolumeRefKey { app, volume: VolumeKey::new(VolumeId(uuid::Uuid::nil()), i64::MIN) };
+        let refs = self.volume_refs.range(first..).take_while(|(key, _)| key.app == app);
+        refs.map(|(key, status)| {
             let readiness = match status.hindrance() {
                 Some(error) => Readiness::Broken(error.clone()),
                 None if status.state == SwState::CreatedVolume => Readiness::Ready,
                 None => Readiness::Pending,
             };
-            (status.key.volume, readiness)
+            (key.volume, readiness)
         })
         .collect()
     }

@@ -43,8 +43,8 @@ impl Zedmanager {
             tell(asked.number, PlanAnswer::TakenIn { outcome, before: true });
             return false;
         }
-        let volumes = self.readiness(app);
-        let facts = self.facts(app, &volumes, cx);
+        let volumes = self.readiness(app.state.app);
+        let facts = self.facts(&app.state, app.received.as_deref(), &volumes, cx);
         let (plan, how) = match planning::plan(&app.state, &facts, &asked) {
             Planned::Waits => {
                 app.asked = Some(asked);
