@@ -2,8 +2,12 @@
 //!
 //! ```text
 //!   100 applications, all of them snapshotting and restarting again and again, one on a disk whose syncs take 200 ms
-//!   meanwhile, every few milliseconds: a sign of life is asked of each agent through its mailbox ─▶ answered: the delay
+//!   meanwhile: a sign of life is asked of each agent through its mailbox ─▶ answered          the delay of an event
+//!              a tag is set on an application, in turn ─▶ durable, and shown by zedmanager     the delay of its effect
 //! ```
+//!
+//! What an event has come to is shown when it is durable, and behind what the agent handled before: that is the second figure. It has
+//! no goal.
 //!
 //! Storage costs nothing here (the images are the stand-in's), so that what is measured is the agents and their commits, and
 //! not how two cores are shared with a hundred `qemu-img`.
@@ -15,7 +19,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use holdfast_agents::runtime::Pulse;
-use holdfast_types::SwState;
+use holdfast_agents::zedmanager::LocalOrder;
+use holdfast_types::{AppId, LocalAsk, LocalChange, SwState};
 use holdfast_volumehandlers::testing::FakeImageTool;
 use uuid::Uuid;
 
@@ -31,6 +36,7 @@ const SLOW: u32 = 0;
 const SYNC_DELAY: Duration = Duration::from_millis(200);
 const ASK_EVERY: Duration = Duration::from_millis(3);
 const LOOK_EVERY: Duration = Duration::from_micros(50);
+const TAG_EVERY: Duration = Duration::from_millis(20);
 const SNAPSHOTS_KEPT: u32 = 2;
 const P99_AT_MOST_MS: f64 = 2.0;
 const MOST_AT_MOST_MS: f64 = 20.0;
@@ -101,17 +107,26 @@ impl Orders {
     }
 }
 
-/// Delays in milliseconds of every agent's event loop while all applications work.
-fn under_load(rig: &Rig, orders: &mut Orders, time: Duration) -> anyhow::Result<Vec<f64>> {
+/// In milliseconds, while all applications work.
+struct Delays {
+    /// Of every agent's event loop.
+    events: Vec<f64>,
+    /// Of what zedmanager shows.
+    effects: Vec<f64>,
+}
+
+fn under_load(rig: &Rig, orders: &mut Orders, time: Duration) -> anyhow::Result<Delays> {
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let probes: Vec<_> =
             rig.node.pulses().iter().map(|pulse| scope.spawn(|| probe(rig, &**pulse, &stop))).collect();
+        let (first, stop) = (u64::from(orders.version) << 32, &stop);
+        let tags = scope.spawn(move || set_tags(rig, first, stop));
         let worked = work(rig, orders, time);
         stop.store(true, Ordering::SeqCst);
-        let delays: Vec<f64> =
-            probes.into_iter().flat_map(|probe| probe.join().expect("no probe panics")).collect();
-        worked.map(|()| delays)
+        let events = probes.into_iter().flat_map(|probe| probe.join().expect("no probe panics")).collect();
+        let effects = tags.join().expect("whoever sets tags does not panic");
+        worked.map(|()| Delays { events, effects })
     })
 }
 
@@ -141,24 +156,53 @@ fn probe(rig: &Rig, pulse: &dyn Pulse, stop: &AtomicBool) -> Vec<f64> {
     delays
 }
 
+/// And taken away again, on every application but the slow one, in turn; numbers of orders grow.
+fn set_tags(rig: &Rig, first: u64, stop: &AtomicBool) -> Vec<f64> {
+    let (mut delays, others) = (Vec::new(), u64::from(APPS - 1));
+    for number in first.. {
+        if stop.load(Ordering::SeqCst) {
+            break;
+        }
+        let app = app(1 + ((number - first) % others) as u32);
+        let tag = [format!("load {first}")].into();
+        let change = match ((number - first) / others).is_multiple_of(2) {
+            true => LocalChange { tags: tag, ..LocalChange::default() },
+            false => LocalChange { untags: tag, ..LocalChange::default() },
+        };
+        let what = LocalAsk::Set(change);
+        let asked = Instant::now();
+        rig.local_orders.give(LocalOrder { app: AppId(app), number, what });
+        while rig.app(app).is_some_and(|app| app.local_order < number) {
+            std::thread::sleep(LOOK_EVERY);
+        }
+        delays.push(asked.elapsed().as_secs_f64() * 1e3);
+        std::thread::sleep(TAG_EVERY);
+    }
+    delays
+}
+
 /// A probe that waits asks nobody meanwhile: what it would have asked then, and how long that would have waited, is put in.
 /// Without it a loop that stands still for ten seconds would count as one bad sample among thousands.
-fn as_if_asked_steadily(delays: &[f64]) -> Vec<f64> {
-    let every = ASK_EVERY.as_secs_f64() * 1e3;
+fn as_if_asked_steadily(delays: &[f64], every: Duration) -> Vec<f64> {
+    let every = every.as_secs_f64() * 1e3;
     let with_missed = |delay: &f64| {
         std::iter::successors(Some(*delay), |left| Some(left - every).filter(|left| *left > 0.0))
     };
     delays.iter().flat_map(with_missed).collect()
 }
 
-fn told(which: &str, delays: &[f64]) -> Vec<Figure> {
-    let delays = sorted(&as_if_asked_steadily(delays));
-    let (least, most) = (delays[0], delays[delays.len() - 1]);
-    let figure = |name: &str, part: f64, limit: f64| {
-        let name = format!("delay of an event, {APPS} apps, {which}: {name}");
-        Figure::with_spread(&name, "ms", quantile(&delays, part), [least, most]).at_most(limit)
+fn told(which: &str, delays: &Delays) -> Vec<Figure> {
+    let figures = |what: &str, delays: &[f64], every| {
+        let delays = sorted(&as_if_asked_steadily(delays, every));
+        let (least, most) = (delays[0], delays[delays.len() - 1]);
+        [("p99", 0.99), ("most", 1.0)].map(|(part, quantile_part)| {
+            let name = format!("delay of an {what}, {APPS} apps, {which}: {part}");
+            Figure::with_spread(&name, "ms", quantile(&delays, quantile_part), [least, most])
+        })
     };
-    vec![figure("p99", 0.99, P99_AT_MOST_MS), figure("most", 1.0, MOST_AT_MOST_MS)]
+    let [p99, most] = figures("event", &delays.events, ASK_EVERY);
+    let events = [p99.at_most(P99_AT_MOST_MS), most.at_most(MOST_AT_MOST_MS)];
+    events.into_iter().chain(figures("effect", &delays.effects, TAG_EVERY)).collect()
 }
 
 #[cfg(test)]
@@ -167,11 +211,11 @@ mod tests {
 
     #[test]
     fn what_was_not_asked_while_a_probe_waited_counts() {
-        assert_eq!(as_if_asked_steadily(&[1.0, 7.0]), [1.0, 7.0, 4.0, 1.0]);
+        assert_eq!(as_if_asked_steadily(&[1.0, 7.0], ASK_EVERY), [1.0, 7.0, 4.0, 1.0]);
         let steady = vec![0.1; 990];
-        let one_standstill: Vec<f64> = steady.into_iter().chain([10_000.0]).collect();
+        let events: Vec<f64> = steady.into_iter().chain([10_000.0]).collect();
         assert!(
-            told("x", &one_standstill)[0].value > 2.0,
+            told("x", &Delays { events, effects: vec![1.0] })[0].value > 2.0,
             "three quarters of the time nobody would have been answered"
         );
     }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use holdfast_agents::domainmgr;
-use holdfast_agents::node::agents::{AgentSettings, Seams, agents};
+use holdfast_agents::node::agents::{AgentSettings, LocalOrders, Seams, agents_and_orders};
 use holdfast_agents::runtime::{RunningNode, Services};
 use holdfast_agents::volumemgr::testing::MemFetcher;
 use holdfast_agents::wire::link::HttpLink;
@@ -36,6 +36,7 @@ const STOP_GRACE: Duration = Duration::from_secs(10);
 pub struct Rig {
     pub guests: TimedVmm,
     pub node: RunningNode,
+    pub local_orders: LocalOrders,
     controller: Server,
     services: Services,
     runtime: Runtime,
@@ -60,14 +61,15 @@ impl Rig {
             domainmgr::Settings { accelerator: "simulated".to_owned(), ..domainmgr::Settings::default() };
         let settings = AgentSettings { device: DeviceId(DEVICE), poll_interval: POLL_INTERVAL, domains };
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-        let (services, node) = runtime.block_on(async {
+        let (services, node, local_orders) = runtime.block_on(async {
             layout.prepare(&*disk)?;
             let services = open_services_on(disk, layout, None)?;
-            let node = agents(&services, &seams, &settings).start()?;
+            let (builder, local_orders) = agents_and_orders(&services, &seams, &settings);
+            let node = builder.start()?;
             tokio::time::timeout(PATIENCE, node.synced()).await.context("not synced in time")?;
-            anyhow::Ok((services, node))
+            anyhow::Ok((services, node, local_orders))
         })?;
-        Ok(Rig { guests, node, controller, services, runtime, folder })
+        Ok(Rig { guests, node, local_orders, controller, services, runtime, folder })
     }
 
     pub fn edit(&self, edit: impl FnOnce(&mut DeviceConfig)) -> anyhow::Result<()> {
