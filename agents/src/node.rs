@@ -175,13 +175,15 @@ async fn assemble(
     );
     let accelerator = accelerator(settings).await;
     tracing::info!(accelerator = %accelerator, "accelerator chosen");
+    let pool = BlockingPool::new();
     let services = Services::open(Outside {
         disk: Arc::clone(&disk) as Arc<dyn Disk>,
         layout,
         clock: clock.clone(),
         entropy: Arc::new(SystemEntropy),
-        executor: BlockingPool::new(),
+        executor: pool.clone(),
         limits: JobLimits::default(),
+        commits: Commits::Beside(pool),
         reserve_size_bytes: settings.reserve_bytes,
         read_only,
     })

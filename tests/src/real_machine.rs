@@ -3,14 +3,16 @@
 use std::io;
 use std::sync::Arc;
 
-use holdfast_agents::runtime::{BlockingPool, JobLimits, Outside, Services, SystemClock, SystemEntropy};
+use holdfast_agents::runtime::{
+    BlockingPool, Commits, JobLimits, Outside, Services, SystemClock, SystemEntropy,
+};
 use holdfast_persist::{Disk, PersistLayout, RealDisk};
 
 /// Small, as the tests' volumes are.
 const RESERVE_SIZE_BYTES: u64 = 64 * 1024;
 
 /// The persist directory is prepared. Fails as [`Services::open`] does: when there is no reserve to be had. `read_only`
-/// is why the node may change nothing, if so. Jobs run on the tokio runtime this is called in.
+/// is why the node may change nothing, if so. Jobs and commits run on the tokio runtime this is called in.
 pub fn open_services(layout: PersistLayout, read_only: Option<String>) -> io::Result<Services> {
     open_services_on(Arc::new(RealDisk), layout, read_only)
 }
@@ -21,13 +23,15 @@ pub fn open_services_on(
     layout: PersistLayout,
     read_only: Option<String>,
 ) -> io::Result<Services> {
+    let pool = BlockingPool::new();
     Services::open(Outside {
         disk,
         layout,
         clock: Arc::new(SystemClock::new()),
         entropy: Arc::new(SystemEntropy),
-        executor: BlockingPool::new(),
+        executor: pool.clone(),
         limits: JobLimits::default(),
+        commits: Commits::Beside(pool),
         reserve_size_bytes: RESERVE_SIZE_BYTES,
         read_only,
     })

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use holdfast_persist::Disk;
 use holdfast_tests::world::World;
+use holdfast_tests::world::drawn::LATE_SEEDS;
 use holdfast_tests::world::explore::{Bases, Depth, Outcome, Second, Show, ZFS_SEEDS, explore, explore_seed};
 use holdfast_tests::world::explore_faults::{explore_single_faults, steps_without_a_call};
 use holdfast_tests::world::faults::{FaultKind, Faults, Fired, KINDS};
@@ -489,6 +490,20 @@ fn drawn_workloads_have_single_volumes_reverted() {
         reverted += outcome.done_locally.get("revert-volume").copied().unwrap_or_default();
     }
     assert!(reverted > 0, "none was done");
+}
+
+/// As in the node: an agent handles events while what it wrote is not durable yet.
+#[test]
+fn drawn_workloads_have_commits_made_beside_the_agents_steps() {
+    let bases = bases();
+    for seed in LATE_SEEDS + 1..LATE_SEEDS + 5 {
+        let outcome = explore_seed(&bases, seed, Depth { coins: 0, second: Second::No }, Show::Violations);
+        expect_told(&outcome);
+        assert!(outcome.handled_early > 0, "seed {seed}");
+    }
+    let before =
+        explore_seed(&bases, LATE_SEEDS - 1, Depth { coins: 0, second: Second::No }, Show::Violations);
+    assert_eq!(before.handled_early, 0);
 }
 
 /// What the World found while orders on the node were drawn: a rollback that is done, and in the same step another to the same

@@ -21,6 +21,7 @@ use holdfast_pubsub::{Bus, Publication, Topic};
 
 use super::agent::Agent;
 use super::cell::{AgentCell, Driver, Fatal, Step};
+use super::commit::Commits;
 use super::jobs::{JobInfo, JobLimits, JobRun};
 use super::poster::Poster;
 use super::seams::{ManualClock, SeededEntropy};
@@ -67,6 +68,7 @@ impl<A: Agent> Bench<A> {
             entropy: Arc::new(SeededEntropy::new(1)),
             executor: executor.clone(),
             limits: JobLimits::for_cores(2),
+            commits: Commits::WithinTheStep,
             reserve_size_bytes: 4096,
             read_only,
         })

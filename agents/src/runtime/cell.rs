@@ -2,11 +2,14 @@
 //!
 //! ```text
 //!   new: wire, load rows ─▶ start: subscribe, Agent::start ─▶ step, step, step ...
-//!   step: a due timer or the oldest event ─▶ handle ─▶ durable ─▶ visible ─▶ jobs ─▶ timers
+//!   step: a due timer or the oldest event ─▶ handle ─▶ timers, and to the end of the line:
+//!                                                          durable ─▶ visible ─▶ jobs       (`outgoing.rs`)
 //! ```
 //!
-//! Synchronous and without threads: a thread of the node or the simulation calls `step`. A durable change that
-//! fails is the end: nothing of the step becomes visible, and the process is to exit.
+//! Synchronous and without threads: a thread of the node or the simulation calls `step`. What a step leaves takes effect
+//! behind all that was left before it; where commits are made elsewhere ([`Commits`]), further events are handled
+//! meanwhile, and the agent's own rows answer with its last word. A durable change that fails is the end: nothing of
+//! the step or of those after it becomes visible, and the process is to exit.
 
 use std::any::Any;
 use std::fmt;
@@ -19,10 +22,11 @@ use std::time::Duration;
 use holdfast_pubsub::{BusError, Mailbox, PublishError};
 
 use super::agent::{Agent, Subscribe, Wiring};
-use super::commit::{Committer, NotDurable};
+use super::commit::{CommitRun, Commits, Committer, NotDurable};
 use super::context::{Ctx, Effects, JobOrder, TimerOrder};
 use super::job_context::work_of;
 use super::mode::NodeMode;
+use super::outgoing::{Line, Next, Outgoing};
 use super::poster::{Incoming, Poster};
 use super::services::Services;
 use super::timers::Timers;
@@ -61,7 +65,7 @@ pub trait Driver: Send {
     /// When the next timer is due, by the monotonic clock.
     fn next_timer(&self) -> Option<Duration>;
 
-    /// Whether a step would handle something now.
+    /// Whether a step would handle something now. What is being committed elsewhere does not count.
     fn has_events(&self) -> bool;
 
     /// Ready when an event waits; timers do not count.
@@ -79,11 +83,14 @@ pub trait Pulse: Send + Sync {
     fn is_synced(&self) -> bool;
 
     /// Asks the agent for a sign of life through its mailbox, unless one is due already, and says how long the
-    /// oldest unanswered one has waited.
+    /// oldest unanswered one has waited; or the commit that is being made, if that is longer.
     fn waiting_for_answer(&self, elapsed: Duration) -> Duration;
 
     /// True when it owes no answer.
     fn has_answered(&self) -> bool;
+
+    /// True when nothing that it has handled waits to be made durable.
+    fn has_committed(&self) -> bool;
 }
 
 /// The typed [`Driver`].
@@ -93,6 +100,7 @@ pub struct AgentCell<A: Agent> {
     cx: Ctx<A>,
     services: Services,
     committer: Committer,
+    outgoing: Line<A::Job>,
     mailbox: Mailbox<Incoming<A::Event>>,
     reads: Vec<Subscribe<A::Event>>,
     timers: Timers<A::Event>,
@@ -121,6 +129,7 @@ impl<A: Agent> AgentCell<A> {
                 bus: services.bus.clone(),
                 reserve: services.reserve.clone(),
             },
+            outgoing: Line::default(),
             services: services.clone(),
             mailbox,
             reads: wiring.reads,
@@ -155,28 +164,71 @@ impl<A: Agent> AgentCell<A> {
     }
 
     fn carry_out(&mut self) -> Result<(), Fatal> {
-        let Effects { durable, visible, jobs, timers, broken } = self.cx.take_effects();
+        let Effects { mut durable, visible, jobs, timers, broken } = self.cx.take_effects();
         if let Some(source) = broken {
             return Err(Fatal::Unpublishable { agent: A::NAME, source });
         }
         if matches!(self.cx.mode(), NodeMode::ReadOnly { .. }) {
             // Nothing changes on disk; after the next start everything is as it was.
             durable
-                .iter()
+                .drain(..)
                 .for_each(|change| tracing::warn!(agent = A::NAME, %change, "read-only: not written"));
-        } else if !durable.is_empty() {
-            let committed = self.committer.commit(&durable);
-            committed.map_err(|NotDurable { what, source }| Fatal::NotDurable {
-                agent: A::NAME,
-                what,
-                source,
-            })?;
-            self.services.mode.refresh();
         }
-        visible.into_iter().for_each(|number| self.cx.show_next(number));
-        jobs.into_iter().for_each(|order| self.order_job(order));
+        self.outgoing.push(durable, Outgoing::Step { visible, jobs });
         timers.into_iter().for_each(|order| self.order_timer(order));
+        self.let_out()
+    }
+
+    /// What is durable takes effect, up to the first step that is not; that one is committed.
+    fn let_out(&mut self) -> Result<(), Fatal> {
+        loop {
+            match self.outgoing.next() {
+                Next::Nothing => return Ok(()),
+                Next::Out(outgoing) => self.take_effect(outgoing),
+                Next::ToCommit => match self.services.commits.clone() {
+                    Commits::WithinTheStep => {
+                        let changes = self.outgoing.give_away_first();
+                        self.committer.commit(&changes).map_err(not_durable::<A>)?;
+                        self.services.mode.refresh();
+                        self.outgoing.first_is_durable();
+                    }
+                    Commits::Beside(executor) => executor.execute(self.commit_run()),
+                },
+            }
+        }
+    }
+
+    fn commit_run(&mut self) -> CommitRun {
+        self.pulse.commits_since(Some(self.services.clock.elapsed()));
+        let inbox = self.poster().inner;
+        CommitRun {
+            committer: self.committer.clone(),
+            mode: Arc::clone(&self.services.mode),
+            steps: self.outgoing.give_away_all(),
+            tell: Box::new(move |committed| inbox.post(Incoming::Committed(committed))),
+        }
+    }
+
+    fn committed(&mut self, committed: Result<(), NotDurable>) -> Result<(), Fatal> {
+        committed.map_err(not_durable::<A>)?;
+        self.outgoing.first_is_durable();
+        self.let_out()?;
+        let since = self.outgoing.is_committing().then(|| self.services.clock.elapsed());
+        self.pulse.commits_since(since);
         Ok(())
+    }
+
+    fn take_effect(&mut self, outgoing: Outgoing<A::Job>) {
+        match outgoing {
+            Outgoing::Step { visible, jobs } => {
+                visible.into_iter().for_each(|number| self.cx.show_next(number));
+                jobs.into_iter().for_each(|order| self.order_job(order));
+            }
+            Outgoing::Synced => {
+                tracing::info!(agent = A::NAME, "synced");
+                self.pulse.synced.store(true, Ordering::SeqCst);
+            }
+        }
     }
 
     fn order_job(&mut self, order: JobOrder<A::Job>) {
@@ -225,9 +277,10 @@ impl<A: Agent> Driver for AgentCell<A> {
             None => return Ok(Step::Idle),
             Some(Incoming::Event(event)) => self.handle(event)?,
             Some(Incoming::Synced) => {
-                tracing::info!(agent = A::NAME, "synced");
-                self.pulse.synced.store(true, Ordering::SeqCst);
+                self.outgoing.push(Vec::new(), Outgoing::Synced);
+                self.let_out()?;
             }
+            Some(Incoming::Committed(committed)) => self.committed(committed)?,
             Some(Incoming::Ping(number)) => self.pulse.answered.store(number, Ordering::SeqCst),
             Some(Incoming::JobPanicked { job, message }) => {
                 return Err(Fatal::JobPanicked { agent: A::NAME, job, message });
@@ -254,6 +307,10 @@ impl<A: Agent> Driver for AgentCell<A> {
     }
 }
 
+fn not_durable<A: Agent>(NotDurable { what, source }: NotDurable) -> Fatal {
+    Fatal::NotDurable { agent: A::NAME, what, source }
+}
+
 /// What a panic said.
 pub(super) fn panic_text(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(|text| (*text).to_string());
@@ -268,12 +325,22 @@ struct PulseOf<E> {
     /// Milliseconds on the monotonic clock.
     asked_at_ms: AtomicU64,
     answered: AtomicU64,
+    /// Milliseconds on the monotonic clock, plus one; 0 while no commit is being made.
+    committing_since_ms: AtomicU64,
 }
 
 impl<E> PulseOf<E> {
     fn new(name: &'static str, poster: Poster<E>) -> Self {
         let (synced, zero) = (AtomicBool::new(false), || AtomicU64::new(0));
-        PulseOf { name, poster, synced, asked: zero(), asked_at_ms: zero(), answered: zero() }
+        PulseOf {
+            name,
+            poster,
+            synced,
+            asked: zero(),
+            asked_at_ms: zero(),
+            answered: zero(),
+            committing_since_ms: zero(),
+        }
     }
 }
 
@@ -287,7 +354,33 @@ impl<E: Send + 'static> Pulse for PulseOf<E> {
     }
 
     fn waiting_for_answer(&self, elapsed: Duration) -> Duration {
-        let now_ms = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
+        self.unanswered(elapsed).max(self.uncommitted(elapsed))
+    }
+
+    fn has_answered(&self) -> bool {
+        self.answered.load(Ordering::SeqCst) >= self.asked.load(Ordering::SeqCst)
+    }
+
+    fn has_committed(&self) -> bool {
+        self.committing_since_ms.load(Ordering::SeqCst) == 0
+    }
+}
+
+impl<E: Send + 'static> PulseOf<E> {
+    fn commits_since(&self, since: Option<Duration>) {
+        let since_ms = since.map_or(0, |since| milliseconds(since).saturating_add(1));
+        self.committing_since_ms.store(since_ms, Ordering::SeqCst);
+    }
+
+    fn uncommitted(&self, elapsed: Duration) -> Duration {
+        match self.committing_since_ms.load(Ordering::SeqCst) {
+            0 => Duration::ZERO,
+            since => Duration::from_millis(milliseconds(elapsed).saturating_sub(since - 1)),
+        }
+    }
+
+    fn unanswered(&self, elapsed: Duration) -> Duration {
+        let now_ms = milliseconds(elapsed);
         let asked = self.asked.load(Ordering::SeqCst);
         if self.answered.load(Ordering::SeqCst) < asked {
             return Duration::from_millis(now_ms.saturating_sub(self.asked_at_ms.load(Ordering::SeqCst)));
@@ -297,10 +390,10 @@ impl<E: Send + 'static> Pulse for PulseOf<E> {
         self.poster.inner.post(Incoming::Ping(asked + 1));
         Duration::ZERO
     }
+}
 
-    fn has_answered(&self) -> bool {
-        self.answered.load(Ordering::SeqCst) >= self.asked.load(Ordering::SeqCst)
-    }
+fn milliseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 impl<A: Agent> fmt::Debug for AgentCell<A> {

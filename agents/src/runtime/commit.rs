@@ -2,16 +2,76 @@
 //!
 //! Each change is durable before the next begins, so that a crash leaves a prefix: an agent that stages its
 //! commit point last has its commit point last. No space is met with the reserve; anything else is fatal.
+//!
+//! ```text
+//!   Commits::WithinTheStep    handle ─▶ commit ─▶ visible                                   the agent waits for the disk
+//!   Commits::Beside           handle ─▶ CommitRun ─▶ Incoming::Committed ─▶ visible         it goes on with other events
+//! ```
+//!
+//! The steps of one agent are committed in their order either way, one after the other.
 
+use std::any::Any;
+use std::collections::VecDeque;
 use std::fmt;
 use std::io::{self, ErrorKind};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 
 use holdfast_persist::{Disk, PersistLayout, Reserve, crashsafe, quarantine, with_reserve};
 use holdfast_pubsub::{Bus, RowImage};
 
+use super::cell::panic_text;
 use super::context::Durable;
+use super::mode::ModeCell;
+
+/// Where steps are made durable.
+#[derive(Debug, Clone, Default)]
+pub enum Commits {
+    /// In the agent's own step, before the next event: for tests, which look at the disk after each step.
+    #[default]
+    WithinTheStep,
+    /// Elsewhere, so that no event waits for another's commit.
+    Beside(Arc<dyn CommitExecutor>),
+}
+
+/// Carries commits out: threads in the node, the schedule's choice in the simulation.
+pub trait CommitExecutor: Send + Sync + fmt::Debug {
+    /// Must not block. An agent has one run under way at most.
+    fn execute(&self, run: CommitRun);
+}
+
+/// Steps of one agent that are to become durable, in order. Dropped, the rest of them never does, and the agent never
+/// shows it: as after a crash.
+pub struct CommitRun {
+    pub(super) committer: Committer,
+    pub(super) mode: Arc<ModeCell>,
+    pub(super) steps: VecDeque<Vec<Durable>>,
+    /// Tells the agent; false when it is gone.
+    pub(super) tell: Box<dyn Fn(Result<(), NotDurable>) -> bool + Send>,
+}
+
+impl CommitRun {
+    pub fn agent(&self) -> &'static str {
+        self.committer.owner
+    }
+
+    /// Makes the next step durable, and tells the agent. False when there is nothing more to do.
+    pub fn step(&mut self) -> bool {
+        let Some(changes) = self.steps.pop_front() else { return false };
+        let committed = catch_unwind(AssertUnwindSafe(|| self.committer.commit(&changes)));
+        let committed = committed.unwrap_or_else(|panic| Err(NotDurable::after(&*panic)));
+        let is_durable = committed.is_ok();
+        if is_durable {
+            self.mode.refresh();
+        }
+        (self.tell)(committed) && is_durable && !self.steps.is_empty()
+    }
+
+    pub fn run(mut self) {
+        while self.step() {}
+    }
+}
 
 #[derive(Debug, Clone)]
 pub(super) struct Committer {
@@ -27,6 +87,12 @@ pub(super) struct Committer {
 pub(super) struct NotDurable {
     pub(super) what: String,
     pub(super) source: io::Error,
+}
+
+impl NotDurable {
+    fn after(panic: &(dyn Any + Send)) -> Self {
+        NotDurable { what: "a step".to_owned(), source: io::Error::other(panic_text(panic)) }
+    }
 }
 
 impl Committer {
@@ -89,5 +155,15 @@ impl fmt::Display for Durable {
             Durable::RemoveTree(path) => write!(formatter, "the removal of all in {}", path.display()),
             Durable::Quarantine { path, .. } => write!(formatter, "the quarantine of {}", path.display()),
         }
+    }
+}
+
+impl fmt::Debug for CommitRun {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("CommitRun")
+            .field("agent", &self.agent())
+            .field("steps", &self.steps)
+            .finish_non_exhaustive()
     }
 }

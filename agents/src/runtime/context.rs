@@ -1,10 +1,12 @@
 //! What an agent sees while it handles an event, and where it leaves its effects.
 //!
 //! ```text
-//!   handle(event, cx) ── effects ──▶ 1 durable, in the order staged ─▶ 2 visible ─▶ 3 jobs ─▶ 4 timers ─▶ next event
+//!   handle(event, cx) ── effects ──▶ timers
+//!                            └─────▶ 1 durable, in the order staged ─▶ 2 visible ─▶ 3 jobs       step by step, in order
 //! ```
 //!
-//! Nothing here does anything: `cell.rs` carries the effects out when `handle` has returned.
+//! Nothing here does anything: `cell.rs` carries the effects out when `handle` has returned. The next event may be handled before
+//! they have come about; nobody but the agent itself sees anything of them until then.
 
 use std::any::{Any, TypeId};
 use std::fmt;
@@ -20,7 +22,7 @@ use super::mode::{ModeCell, NodeMode};
 use super::seams::{Clock, Entropy, Timestamp};
 
 /// The context of one agent. Effects happen after `handle`, in the order of the file's head; a crash leaves a
-/// prefix of the durable ones, in the order staged, and nothing of what comes after them.
+/// prefix of the durable ones, in the order staged over all steps, and nothing of what comes after them.
 pub struct Ctx<A: Agent> {
     clock: Arc<dyn Clock>,
     entropy: Arc<dyn Entropy>,

@@ -7,8 +7,8 @@
 //!                                        └─▶ RunningNode::failed: the process is to exit, non-zero
 //! ```
 //!
-//! An agent has a thread of its own because its commits block: no slow disk delays another agent, the API or the
-//! watchdog. The list of agents is one line per agent, in the binary.
+//! An agent has a thread of its own, and its commits are made on the blocking pool: no slow disk delays an event, another
+//! agent, the API or the watchdog. The list of agents is one line per agent, in the binary.
 //!
 //! Deliberately absent: guests. Nothing here stops one, so a restart of the service leaves them running.
 
@@ -28,6 +28,7 @@ use tokio::sync::mpsc;
 
 use super::agent::Agent;
 use super::cell::{AgentCell, Driver, Fatal, Pulse, Step, panic_text};
+use super::commit::{CommitExecutor, CommitRun};
 use super::jobs::{JobExecutor, JobRun};
 use super::poster::Poster;
 use super::services::Services;
@@ -40,7 +41,7 @@ const CANCEL_GRACE: Duration = Duration::from_secs(2);
 /// A sleeping agent wakes this often at least, should a wake-up ever be missed.
 const LONGEST_SLEEP: Duration = Duration::from_secs(60);
 
-/// Runs jobs on tokio's blocking pool.
+/// Runs jobs and commits on tokio's blocking pool. Jobs are bounded by their limits, commits by one for each agent.
 #[derive(Debug, Clone)]
 pub struct BlockingPool {
     handle: Handle,
@@ -55,6 +56,12 @@ impl BlockingPool {
 
 impl JobExecutor for BlockingPool {
     fn execute(&self, run: JobRun) {
+        drop(self.handle.spawn_blocking(move || run.run()));
+    }
+}
+
+impl CommitExecutor for BlockingPool {
+    fn execute(&self, run: CommitRun) {
         drop(self.handle.spawn_blocking(move || run.run()));
     }
 }
@@ -207,7 +214,8 @@ impl RunningNode {
         tokio::time::timeout(limit, ended).await.is_ok()
     }
 
-    /// Behind the last job's end stands an answer that every agent owes: when it comes, the end was handled.
+    /// Behind the last job's end stands an answer that every agent owes: when it comes, the end was handled; and what came of
+    /// it is durable before the process ends.
     async fn answered_within(&self, limit: Duration) {
         let answered = async {
             // The first round may meet an answer asked for earlier.
@@ -215,7 +223,7 @@ impl RunningNode {
                 for pulse in &self.pulses {
                     pulse.waiting_for_answer(self.services.clock.elapsed());
                 }
-                while self.pulses.iter().any(|pulse| !pulse.has_answered()) {
+                while self.pulses.iter().any(|pulse| !pulse.has_answered() || !pulse.has_committed()) {
                     tokio::time::sleep(LOOK_EVERY).await;
                 }
             }

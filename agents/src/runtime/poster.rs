@@ -4,6 +4,8 @@ use std::fmt;
 
 use holdfast_pubsub as pubsub;
 
+use super::commit::NotDurable;
+
 /// What stands in an agent's mailbox.
 #[derive(Debug)]
 pub(super) enum Incoming<E> {
@@ -12,6 +14,8 @@ pub(super) enum Incoming<E> {
     Synced,
     /// Who answers this is alive.
     Ping(u64),
+    /// The oldest step that was given away to be committed is durable, or cannot be.
+    Committed(Result<(), NotDurable>),
     /// A job panicked and its agent has no event for that.
     JobPanicked {
         job: String,

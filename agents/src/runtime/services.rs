@@ -6,6 +6,7 @@ use std::sync::Arc;
 use holdfast_persist::{Disk, PersistLayout, Reserve, ReserveState};
 use holdfast_pubsub::{Bus, DiskRows};
 
+use super::commit::Commits;
 use super::jobs::{JobExecutor, JobLimits, JobScheduler};
 use super::mode::ModeCell;
 use super::seams::{Clock, Entropy};
@@ -19,6 +20,7 @@ pub struct Outside {
     pub entropy: Arc<dyn Entropy>,
     pub executor: Arc<dyn JobExecutor>,
     pub limits: JobLimits,
+    pub commits: Commits,
     /// Size of the ballast for a full disk; 0 for none.
     pub reserve_size_bytes: u64,
     /// Why the node may change nothing, if so.
@@ -35,6 +37,7 @@ pub struct Services {
     pub entropy: Arc<dyn Entropy>,
     pub jobs: Arc<JobScheduler>,
     pub mode: Arc<ModeCell>,
+    pub(super) commits: Commits,
     pub(super) reserve: Option<Arc<Reserve>>,
 }
 
@@ -42,8 +45,17 @@ impl Services {
     /// The persist directory is prepared ([`PersistLayout::prepare`]). Makes the reserve if there is room; a full
     /// disk is no error here, the node comes up in the mode `NoSpace`.
     pub fn open(outside: Outside) -> io::Result<Self> {
-        let Outside { disk, layout, clock, entropy, executor, limits, reserve_size_bytes, read_only } =
-            outside;
+        let Outside {
+            disk,
+            layout,
+            clock,
+            entropy,
+            executor,
+            limits,
+            commits,
+            reserve_size_bytes,
+            read_only,
+        } = outside;
         let reserve = match reserve_size_bytes {
             0 => None,
             size_bytes => Some(Arc::new(Reserve::with_size(&layout, size_bytes))),
@@ -55,7 +67,7 @@ impl Services {
         let bus = Bus::new(Some(Arc::new(rows)));
         let jobs = JobScheduler::new(Arc::clone(&clock), executor, limits);
         let mode = Arc::new(ModeCell::new(reserve.clone(), read_only));
-        Ok(Services { bus, disk, layout, clock, entropy, jobs, mode, reserve })
+        Ok(Services { bus, disk, layout, clock, entropy, jobs, mode, commits, reserve })
     }
 
     /// Brings the reserve back if there is room again. To be called now and then; cheap while it is held. An

@@ -1,8 +1,9 @@
-//! Jobs in the simulation's and the tests' hand: started when the scheduler says, run when told.
+//! Jobs and commits in the simulation's and the tests' hand: started when the runtime says, run when told.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use super::commit::{CommitExecutor, CommitRun};
 use super::jobs::{JobExecutor, JobInfo, JobRun};
 
 /// Keeps started jobs until it is told to run one: for the simulation and for tests.
@@ -49,6 +50,45 @@ impl StepExecutor {
 
 impl JobExecutor for StepExecutor {
     fn execute(&self, run: JobRun) {
+        self.lock().push_back(run);
+    }
+}
+
+/// Keeps commits until it is told to make one step durable: for the simulation and for tests.
+#[derive(Debug, Default)]
+pub struct StepCommits {
+    under_way: Mutex<VecDeque<CommitRun>>,
+}
+
+impl StepCommits {
+    pub fn new() -> Arc<Self> {
+        Arc::default()
+    }
+
+    /// How many agents' commits are under way.
+    pub fn count(&self) -> usize {
+        self.lock().len()
+    }
+
+    /// One more step of this run becomes durable; false if there is no such run.
+    pub fn step(&self, number: usize) -> bool {
+        let Some(mut run) = self.lock().remove(number) else { return false };
+        // Unlocked: the disk's faults and cuts are met in there.
+        if run.step() {
+            let mut under_way = self.lock();
+            let place = number.min(under_way.len());
+            under_way.insert(place, run);
+        }
+        true
+    }
+
+    fn lock(&self) -> MutexGuard<'_, VecDeque<CommitRun>> {
+        self.under_way.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+impl CommitExecutor for StepCommits {
+    fn execute(&self, run: CommitRun) {
         self.lock().push_back(run);
     }
 }

@@ -1,5 +1,6 @@
-//! The runtime with a toy agent: order of effects, jobs, timers, durability, health, stop.
+//! The runtime with a toy agent: order of effects, commits, jobs, timers, durability, health, stop.
 
+mod commits;
 mod effects;
 mod jobs;
 mod node;

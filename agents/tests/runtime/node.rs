@@ -26,13 +26,15 @@ impl Rig {
         let disk = MemDisk::new();
         let layout = PersistLayout::new("/persist");
         layout.prepare(&disk).unwrap();
+        let pool = BlockingPool::new();
         let services = Services::open(Outside {
             disk: Arc::new(disk.clone()),
             layout,
             clock: Arc::new(SystemClock::new()),
             entropy: Arc::new(SystemEntropy),
-            executor: BlockingPool::new(),
+            executor: pool.clone(),
             limits: JobLimits::default(),
+            commits: Commits::Beside(pool),
             reserve_size_bytes: 0,
             read_only: None,
         })

@@ -79,6 +79,8 @@ pub struct Outcome {
     pub fired: Fired,
     /// Orders on the node that were done, by name.
     pub done_locally: BTreeMap<&'static str, u64>,
+    /// Events that were handled before an earlier step was durable.
+    pub handled_early: u64,
 }
 
 impl Outcome {
@@ -94,6 +96,7 @@ impl Outcome {
         for (action, count) in &locked(ground).locals.done {
             *self.done_locally.entry(action).or_default() += count;
         }
+        self.handled_early += locked(ground).handled_early;
     }
 }
 

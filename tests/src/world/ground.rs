@@ -84,6 +84,10 @@ pub struct Ground {
     pub faults: Faults,
     /// Size of the node's ballast; 0 for none.
     pub reserve_size_bytes: u64,
+    /// Commits are made beside the agents' steps, as a real node does, and not within them.
+    pub commits_late: bool,
+    /// Events that were handled while an earlier step of some agent was not durable yet.
+    pub handled_early: u64,
     pub machines: BTreeMap<Uuid, Machine>,
     pub last_pid: u32,
     /// Where volumes were that have gone: one that is made again is made where volumes are made now.

@@ -43,7 +43,8 @@ use holdfast_agents::domainmgr;
 use holdfast_agents::node::agents::{AgentSettings, LocalOrders, Seams, agents_and_orders};
 
 use holdfast_agents::runtime::{
-    Clock, Driver, Entropy, JobLimits, ManualClock, Outside, SeededEntropy, Services, Step, StepExecutor,
+    Clock, Commits, Driver, Entropy, JobLimits, ManualClock, Outside, SeededEntropy, Services, Step,
+    StepCommits, StepExecutor,
 };
 use holdfast_agents::volumemgr::testing::MemFetcher;
 use holdfast_agents::zedmanager::LocalOrder;
@@ -109,7 +110,7 @@ impl Survival {
 /// In which order things happen that could happen in several.
 #[derive(Debug, Clone)]
 pub enum Schedule {
-    /// Events before jobs, jobs in the order of their start.
+    /// Events before commits, those before jobs, jobs in the order of their start.
     Fixed,
     Drawn(SeededEntropy),
 }
@@ -128,6 +129,7 @@ pub struct World {
     services: Services,
     clock: ManualClock,
     executor: Arc<StepExecutor>,
+    commits: Arc<StepCommits>,
     drivers: Vec<Box<dyn Driver>>,
     local_orders: LocalOrders,
     pub hypervisor: Arc<WorldVmm>,
@@ -231,7 +233,12 @@ impl World {
         layout.prepare(&*seen_disk).map_err(|error| failed(&error))?;
         let clock = ManualClock::default();
         let executor = StepExecutor::new();
+        let late_commits = StepCommits::new();
         let reserve_size_bytes = locked(&ground).reserve_size_bytes;
+        let commits = match locked(&ground).commits_late {
+            true => Commits::Beside(late_commits.clone()),
+            false => Commits::WithinTheStep,
+        };
         let services = Services::open(Outside {
             disk: Arc::clone(&seen_disk),
             layout: layout.clone(),
@@ -239,6 +246,7 @@ impl World {
             entropy: Arc::new(SeededEntropy::new(1)),
             executor: executor.clone(),
             limits: JobLimits::for_cores(2),
+            commits,
             reserve_size_bytes,
             read_only: None,
         })
@@ -268,6 +276,7 @@ impl World {
             services,
             clock,
             executor,
+            commits: late_commits,
             drivers,
             local_orders,
             hypervisor,
@@ -298,28 +307,31 @@ impl World {
         });
     }
 
-    /// One event or one job, if there is one. False when only time can move anything.
+    /// One event, one job, or one step of a commit, if there is one. False when only time can move anything.
     pub fn step(&mut self) -> Result<bool, Violation> {
         if locked(&self.ground).faults.is_armed() {
             self.faults_between_steps()?;
         }
         let mut ready = self.drivers.iter().enumerate().filter(|(_, driver)| driver.has_events());
+        let commits = self.commits.count();
         match &self.schedule {
             Schedule::Fixed => match ready.next() {
                 Some((number, _)) => self.step_agent(number)?,
+                None if commits > 0 => self.run_commit(0),
                 None if self.executor.started_count() == 0 => return Ok(false),
                 None => self.run_job(0),
             },
             Schedule::Drawn(chance) => {
                 let ready: Vec<usize> = ready.map(|(number, _)| number).collect();
-                let choices = ready.len() + self.executor.started_count();
+                let choices = ready.len() + commits + self.executor.started_count();
                 if choices == 0 {
                     return Ok(false);
                 }
                 let choice = (chance.next_u64() % choices as u64) as usize;
                 match ready.get(choice) {
                     Some(number) => self.step_agent(*number)?,
-                    None => self.run_job(choice - ready.len()),
+                    None if choice < ready.len() + commits => self.run_commit(choice - ready.len()),
+                    None => self.run_job(choice - ready.len() - commits),
                 }
             }
         }
@@ -330,7 +342,10 @@ impl World {
 
     fn step_agent(&mut self, number: usize) -> Result<(), Violation> {
         let driver = &mut self.drivers[number];
-        locked(&self.ground).note(format_args!("{} handles", driver.name()));
+        let mut ground = locked(&self.ground);
+        ground.note(format_args!("{} handles", driver.name()));
+        ground.handled_early += u64::from(self.commits.count() > 0);
+        drop(ground);
         // As the node's threads do: a panic ends the process, and here it is told with its story.
         let stepped = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| driver.step()));
         let Ok(stepped) = stepped else {
@@ -361,6 +376,11 @@ impl World {
             self.hypervisor.one_dies();
         }
         if restarts { self.restart() } else { Ok(()) }
+    }
+
+    fn run_commit(&mut self, number: usize) {
+        locked(&self.ground).note(format_args!("commit {number} goes on"));
+        self.commits.step(number);
     }
 
     fn run_job(&mut self, number: usize) {
@@ -504,9 +524,11 @@ impl World {
         }
     }
 
-    /// The guard as the bus has it; None while zedmanager has yet to hear of something.
+    /// The guard as the bus has it; None while zedmanager has yet to hear of something, or what it made of it is not durable.
     fn guard_of(&self, app: AppId) -> Option<EffectiveGuard> {
-        let mut behind = self.drivers.iter().filter(|driver| driver.has_events()).map(|driver| driver.name());
+        let is_behind = |driver: &dyn Driver| driver.has_events() || !driver.pulse().has_committed();
+        let mut behind =
+            self.drivers.iter().filter(|driver| is_behind(&***driver)).map(|driver| driver.name());
         if behind.any(|name| name == "zedmanager") {
             return None;
         }
