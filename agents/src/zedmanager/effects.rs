@@ -108,9 +108,9 @@ impl Zedmanager {
         });
         let refs = refs.into_iter().map(|key| VolumeRefConfig { key }).collect();
         if let Some(App { wishes, .. }) = self.apps.get_mut(&id) {
-            replace(cx, &mut wishes.refs, refs);
-            replace(cx, &mut wishes.snapshots, snapshots);
-            replace(cx, &mut wishes.preflights, preflights);
+            replace(cx, &mut wishes.refs, refs, |row| row.key.app == id);
+            replace(cx, &mut wishes.snapshots, snapshots, |row| row.app == id);
+            replace(cx, &mut wishes.preflights, preflights, |row| row.app == id);
         }
         if let Domain::Wanted(config) = domain {
             self.publish_domain(id, *config, cx);
@@ -181,9 +181,9 @@ impl Zedmanager {
     pub(super) fn forget(&mut self, id: AppId, cx: &mut Ctx<Self>) {
         let Some(App { received, mut wishes, .. }) = self.apps.remove(&id) else { return };
         self.may_be_stale = true;
-        replace::<VolumesSnapshotConfig>(cx, &mut wishes.snapshots, Vec::new());
-        replace::<SnapshotPreflightConfig>(cx, &mut wishes.preflights, Vec::new());
-        replace::<VolumeRefConfig>(cx, &mut wishes.refs, Vec::new());
+        replace::<VolumesSnapshotConfig>(cx, &mut wishes.snapshots, Vec::new(), |row| row.app == id);
+        replace::<SnapshotPreflightConfig>(cx, &mut wishes.preflights, Vec::new(), |row| row.app == id);
+        replace::<VolumeRefConfig>(cx, &mut wishes.refs, Vec::new(), |row| row.key.app == id);
         cx.cancel_timer(&start_delay_timer(id));
         cx.unpublish::<DomainConfig>(&id);
         cx.unpublish::<AppInstanceStatus>(&id);
@@ -213,11 +213,18 @@ fn with_directory(state: &AppInstanceState) -> impl Iterator<Item = SnapshotId> 
     in_operation.chain(by_entry)
 }
 
-/// Publishes these values, and un-publishes what stands there of before.
-fn replace<T: Topic>(cx: &mut Ctx<Zedmanager>, standing: &mut BTreeSet<T::Key>, values: Vec<T>) {
+/// Publishes these values, and un-publishes what stands there of before, unless another application has taken the key over.
+fn replace<T: Topic>(
+    cx: &mut Ctx<Zedmanager>,
+    standing: &mut BTreeSet<T::Key>,
+    values: Vec<T>,
+    is_own: impl Fn(&T) -> bool,
+) {
     let before = std::mem::replace(standing, values.iter().map(Topic::key).collect());
     for gone in before.difference(standing) {
-        cx.unpublish::<T>(gone);
+        if cx.get::<T>(gone).is_some_and(|row| is_own(&row)) {
+            cx.unpublish::<T>(gone);
+        }
     }
     for value in values {
         cx.publish(value);
