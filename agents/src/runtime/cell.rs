@@ -175,8 +175,9 @@ impl<A: Agent> AgentCell<A> {
                 .for_each(|change| tracing::warn!(agent = A::NAME, %change, "read-only: not written"));
         }
         self.outgoing.push(durable, Outgoing::Step { visible, jobs });
+        self.let_out()?;
         timers.into_iter().for_each(|order| self.order_timer(order));
-        self.let_out()
+        Ok(())
     }
 
     /// What is durable takes effect, up to the first step that is not; that one is committed.

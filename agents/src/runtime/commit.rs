@@ -26,10 +26,9 @@ use super::context::Durable;
 use super::mode::ModeCell;
 
 /// Where steps are made durable.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub enum Commits {
     /// In the agent's own step, before the next event: for tests, which look at the disk after each step.
-    #[default]
     WithinTheStep,
     /// Elsewhere, so that no event waits for another's commit.
     Beside(Arc<dyn CommitExecutor>),

@@ -94,13 +94,10 @@ impl<J> Line<J> {
 
 impl Stage {
     fn give_away(&mut self) -> Option<Vec<Durable>> {
-        match std::mem::replace(self, Stage::Committing) {
-            Stage::ToCommit(durable) => Some(durable),
-            before => {
-                *self = before;
-                None
-            }
-        }
+        let Stage::ToCommit(durable) = self else { return None };
+        let durable = std::mem::take(durable);
+        *self = Stage::Committing;
+        Some(durable)
     }
 }
 

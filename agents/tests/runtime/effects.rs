@@ -83,6 +83,7 @@ fn a_cut_at_any_call_leaves_a_prefix_of_the_durable_part_and_nothing_behind_it()
         assert!(matches!(fatal, Fatal::NotDurable { agent: "toy", .. }), "{fatal}");
         assert_eq!(told(&reader), [""; 0], "cut {cut}");
         assert_eq!(bench.jobs(), [], "cut {cut}");
+        assert_eq!(bench.cell.next_timer(), None, "cut {cut}");
 
         let bench = bench.cut_power(Toy::default(), just_end());
         let kept = [
