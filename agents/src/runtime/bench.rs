@@ -26,7 +26,7 @@ use super::jobs::{JobInfo, JobLimits, JobRun};
 use super::poster::Poster;
 use super::seams::{ManualClock, SeededEntropy};
 use super::services::{Outside, Services};
-use super::step_executor::StepExecutor;
+use super::step_executor::{StepCommits, StepExecutor};
 
 /// Steps after which an agent that is still busy is taken to go round in circles.
 const MAX_STEPS: usize = 100_000;
@@ -49,15 +49,29 @@ impl<A: Agent> Bench<A> {
 
     /// On a disk that holds something, made the way [`Bench::new`] does.
     pub fn on(disk: MemDisk, clock: ManualClock, agent: A, env: A::Env) -> Self {
-        Bench::with(disk, clock, None, agent, env)
+        Bench::with(disk, clock, None, Commits::WithinTheStep, agent, env)
+    }
+
+    /// A node whose commits are made beside the agent's steps, when the test says so.
+    pub fn committing(disk: MemDisk, commits: &Arc<StepCommits>, agent: A, env: A::Env) -> Self {
+        let commits = Commits::Beside(commits.clone());
+        Bench::with(disk, ManualClock::default(), None, commits, agent, env)
     }
 
     /// A node that may change nothing, for this reason.
     pub fn read_only(disk: MemDisk, reason: &str, agent: A, env: A::Env) -> Self {
-        Bench::with(disk, ManualClock::default(), Some(reason.to_string()), agent, env)
+        let read_only = Some(reason.to_string());
+        Bench::with(disk, ManualClock::default(), read_only, Commits::WithinTheStep, agent, env)
     }
 
-    fn with(disk: MemDisk, clock: ManualClock, read_only: Option<String>, agent: A, env: A::Env) -> Self {
+    fn with(
+        disk: MemDisk,
+        clock: ManualClock,
+        read_only: Option<String>,
+        commits: Commits,
+        agent: A,
+        env: A::Env,
+    ) -> Self {
         let layout = PersistLayout::new("/persist");
         layout.prepare(&disk).expect("the bench's disk takes a persist directory");
         let executor = StepExecutor::new();
@@ -68,7 +82,7 @@ impl<A: Agent> Bench<A> {
             entropy: Arc::new(SeededEntropy::new(1)),
             executor: executor.clone(),
             limits: JobLimits::for_cores(2),
-            commits: Commits::WithinTheStep,
+            commits,
             reserve_size_bytes: 4096,
             read_only,
         })
