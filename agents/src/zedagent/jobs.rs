@@ -29,10 +29,12 @@ pub struct ZedagentEnv {
 #[derive(Debug, Clone)]
 pub enum ZedagentJob {
     ReadCheckpoint,
-    /// Questions are numbered: an answer is to the question of its number.
+    /// Questions are numbered: an answer is to the question of its number. `sweeps`: there are remains of a configuration
+    /// that was cut off while it was saved.
     AskConfig {
         question: u64,
         config_hash: String,
+        sweeps: bool,
     },
     /// `number` is the outbox's.
     SendReport {
@@ -116,17 +118,31 @@ impl fmt::Debug for Received {
     }
 }
 
-/// Sweeps what is left of a configuration that was cut off while it was saved: with the controller away, or having
-/// gone back to what is saved, nothing would ever be written over it, and it may hold secrets. Changes nothing else.
+/// Sweeps what is left of a configuration that was cut off while it was saved, and says whether anything may be left all
+/// the same: with the controller away, or having gone back to what is saved, nothing would ever be written over it, and it
+/// may hold secrets. To be tried again then. Changes nothing else.
+///
+/// A temporary that is still being written looks the same, so it is for jobs during which nothing is saved: the reading of
+/// the saved configuration and a question. They start when what came before them is durable, and what comes next is saved
+/// upon their end.
+pub fn leaves_remains(env: &ZedagentEnv) -> bool {
+    let swept = crashsafe::sweep_temporaries(&*env.disk, &env.layout.checkpoint_dir());
+    if let Err(error) = &swept {
+        tracing::warn!(
+            error = error_chain(error),
+            "the remains of a cut-off configuration cannot be swept yet"
+        );
+    }
+    swept.is_err()
+}
+
+/// Reads the saved configuration.
 ///
 /// What is found is durable: an earlier process may have ended between the rename and the sync of the directory, and nobody
 /// may act on a configuration that a cut could still take back. A snapshot made on its word would be dropped on the older
 /// one's (I3).
 pub fn read_checkpoint(env: &ZedagentEnv) -> CheckpointRead {
     let found = env.disk.read(&env.layout.last_config_file());
-    if let Err(error) = crashsafe::sweep_temporaries(&*env.disk, &env.layout.checkpoint_dir()) {
-        tracing::warn!(error = error_chain(&error), "the remains of a cut-off configuration cannot be swept");
-    }
     let bytes = match found {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == ErrorKind::NotFound => return CheckpointRead::Missing,

@@ -91,9 +91,9 @@ impl Settings {
 pub enum Event {
     AppStatus(Change<AppInstanceStatus>),
     VolumeStatus(Change<VolumeStatus>),
-    CheckpointRead(CheckpointRead),
+    CheckpointRead { found: CheckpointRead, has_remains: bool },
     PollDue,
-    Answered { question: u64, answer: Answer },
+    Answered { question: u64, answer: Answer, has_remains: bool },
     ReportEnded { object: ReportObject, number: u64, result: Result<(), String> },
     ReportRetryDue(ReportObject),
     ModeChanged,
@@ -110,6 +110,8 @@ pub struct Zedagent {
     received_at: Option<Timestamp>,
     /// Why the saved configuration, which was there, could not be used. Known until nothing is missing any more.
     lost_checkpoint: Option<String>,
+    /// Something may be left of a configuration that was cut off while it was saved; swept with each question.
+    has_remains: bool,
     has_signalled_restart: bool,
     question: u64,
     failures: u32,
@@ -131,6 +133,7 @@ impl Zedagent {
             source: ConfigSource::None,
             received_at: None,
             lost_checkpoint: None,
+            has_remains: false,
             has_signalled_restart: false,
             question: 0,
             failures: 0,
@@ -166,10 +169,14 @@ impl Agent for Zedagent {
         match event {
             Event::AppStatus(change) => self.reporting.app_changed(&change, cx.now()),
             Event::VolumeStatus(change) => self.reporting.volume_changed(&change, cx.now()),
-            Event::CheckpointRead(found) => self.handle_checkpoint(found, cx),
+            Event::CheckpointRead { found, has_remains } => {
+                self.has_remains = has_remains;
+                self.handle_checkpoint(found, cx);
+            }
             Event::PollDue => self.ask(cx),
-            Event::Answered { question, answer } if question == self.question => {
-                self.handle_answer(answer, cx)
+            Event::Answered { question, answer, has_remains } if question == self.question => {
+                self.has_remains = has_remains;
+                self.handle_answer(answer, cx);
             }
             Event::Answered { .. } => {}
             Event::ReportEnded { object, number, result } => {
@@ -183,9 +190,13 @@ impl Agent for Zedagent {
 
     fn run_job(job: ZedagentJob, env: &ZedagentEnv, _cx: &JobContext<Event>) -> Event {
         match job {
-            ZedagentJob::ReadCheckpoint => Event::CheckpointRead(jobs::read_checkpoint(env)),
-            ZedagentJob::AskConfig { question, config_hash } => {
-                Event::Answered { question, answer: jobs::ask_config(env, config_hash) }
+            ZedagentJob::ReadCheckpoint => {
+                let has_remains = jobs::leaves_remains(env);
+                Event::CheckpointRead { found: jobs::read_checkpoint(env), has_remains }
+            }
+            ZedagentJob::AskConfig { question, config_hash, sweeps } => {
+                let has_remains = sweeps && jobs::leaves_remains(env);
+                Event::Answered { question, answer: jobs::ask_config(env, config_hash), has_remains }
             }
             ZedagentJob::SendReport { object, number, message } => {
                 let result = jobs::send_report(env, &message);
@@ -245,7 +256,7 @@ impl Zedagent {
     fn ask(&mut self, cx: &mut Ctx<Self>) {
         self.question += 1;
         let config_hash = self.response.as_ref().map(|known| known.config_hash.clone()).unwrap_or_default();
-        cx.job(ZedagentJob::AskConfig { question: self.question, config_hash });
+        cx.job(ZedagentJob::AskConfig { question: self.question, config_hash, sweeps: self.has_remains });
     }
 
     fn handle_answer(&mut self, answer: Answer, cx: &mut Ctx<Self>) {

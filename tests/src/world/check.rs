@@ -482,8 +482,7 @@ fn records(
         "G9: something is in quarantine: {:?}",
         quarantined.iter().map(|entry| &entry.name).collect::<Vec<_>>()
     );
-    // A start that could not list a directory sweeps it at the next one.
-    if is_unread { Ok(()) } else { temporaries(disk, world.layout.root()) }
+    temporaries(disk, world.layout.root())
 }
 
 fn temporaries(disk: &dyn Disk, directory: &Path) -> Missing {
