@@ -7,7 +7,6 @@ use std::path::PathBuf;
 
 use holdfast_persist::Disk;
 use holdfast_tests::world::World;
-use holdfast_tests::world::drawn::LATE_SEEDS;
 use holdfast_tests::world::explore::{
     Bases, Depth, LATE_SEEDS, Outcome, Second, Show, ZFS_SEEDS, explore, explore_seed,
 };
@@ -513,16 +512,29 @@ fn drawn_workloads_have_single_volumes_reverted() {
 
 /// As in the node: an agent handles events while what it wrote is not durable yet.
 #[test]
+fn the_power_may_go_at_every_call_while_commits_are_made_beside_the_steps() {
+    let bases = bases().with_commits_beside();
+    let mut handled_early = 0;
+    for workload in every(1, &ON_FILES).into_iter().chain(every(1, &ON_ZFS)) {
+        let outcome = explore(&bases, &workload, Depth { coins: 0, second: Second::No }, Show::Violations);
+        expect_kept(&outcome);
+        handled_early += outcome.handled_early;
+    }
+    assert!(handled_early > 0);
+    for op in [Op::SnapshotByUpdate, Op::RollBack] {
+        expect_kept(&explore(&bases, &workload(0, &[op]), TWO_CUTS, Show::Nothing));
+    }
+}
+
+/// The same, at any moment.
+#[test]
 fn drawn_workloads_have_commits_made_beside_the_agents_steps() {
-    let bases = bases();
-    for seed in LATE_SEEDS + 1..LATE_SEEDS + 5 {
+    let bases = bases().with_commits_beside();
+    for seed in LATE_SEEDS + 10_001..LATE_SEEDS + 10_005 {
         let outcome = explore_seed(&bases, seed, Depth { coins: 0, second: Second::No }, Show::Violations);
         expect_told(&outcome);
         assert!(outcome.handled_early > 0, "seed {seed}");
     }
-    let before =
-        explore_seed(&bases, LATE_SEEDS - 1, Depth { coins: 0, second: Second::No }, Show::Violations);
-    assert_eq!(before.handled_early, 0);
 }
 
 /// What the World found while orders on the node were drawn: a rollback that is done, and in the same step another to the same

@@ -6,7 +6,7 @@
 //! ```
 //!
 //! Seeds from `GUARD_SEEDS` on draw guards, tags and strangers as well (`meddling.rs`), those from `LOCAL_SEEDS` on plans and
-//! orders on the node besides (`locals.rs`), those from `LATE_SEEDS` on when commits are made.
+//! orders on the node besides (`locals.rs`). Where commits are made beside the agents' steps, it is drawn when.
 //! Seeds that are multiples of four draw no faults; those that leave five of eight stop and start the application as well. Every moment up to where faults stop is a power cut, as everywhere.
 
 use std::collections::{BTreeSet, VecDeque};
@@ -22,10 +22,6 @@ use super::meddling::{GUARD_SEEDS, meddle, open_up};
 use super::tap::Recorder;
 use super::workload::{APP, OPS, Op};
 use super::{Schedule, Survival, Violation, World};
-
-/// Seeds from here on draw all that those before them do, and commits are made beside the agents' steps: any event may be handled
-/// while an earlier step is not durable yet.
-pub const LATE_SEEDS: u64 = 6_000_000_000;
 
 /// Explores the workload of a seed.
 pub fn explore_seed(bases: &Bases, seed: u64, depth: Depth, show: Show) -> Outcome {
@@ -54,7 +50,6 @@ fn drawn(bases: &Bases, seed: u64, show: Show) -> Result<World, (Violation, Vec<
     let setting = settings[(chance.next_u64() % settings.len() as u64) as usize];
     let mut base = bases.of(setting).clone();
     base.ground.is_traced = show != Show::Nothing;
-    base.ground.commits_late = seed >= LATE_SEEDS;
     let faults = SeededEntropy::new(seed.rotate_left(17) ^ 0x000F_A017);
     let has_faults = !seed.is_multiple_of(4);
     let (is_guarded, strange) = (seed >= GUARD_SEEDS, SeededEntropy::new(seed.rotate_left(29) ^ 0x57A6));

@@ -12,7 +12,8 @@
 //!
 //! Seeds are numbers: first those of the enumeration, each workload with every first cut; then the same workloads again
 //! with a second cut at every call of the recovery from each first one; then those of one operation with every single
-//! fault; beyond them workloads are drawn, one in sixteen with second cuts.
+//! fault; beyond them workloads are drawn, one in sixteen with second cuts. From `LATE_SEEDS` on, all of these come again with
+//! commits made beside the agents' steps, as the node makes them.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, LazyLock};
@@ -101,7 +102,7 @@ impl Outcome {
 }
 
 /// Deployed machines to start from, one per setting: made once.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Bases(Vec<(Setting, CutPoint)>);
 
 impl Bases {
@@ -112,6 +113,14 @@ impl Bases {
             .chain(&ON_RAW)
             .map(|setting| Ok((*setting, setting.deployed()?.moment())));
         Ok(Bases(made.collect::<Result<_, Violation>>()?))
+    }
+
+    /// The same machines, on which commits are made beside the agents' steps: any event may be handled while an earlier step is
+    /// not durable yet.
+    pub fn with_commits_beside(&self) -> Bases {
+        let mut bases = self.clone();
+        bases.0.iter_mut().for_each(|(_, base)| base.ground.commits_beside = true);
+        bases
     }
 
     pub(super) fn of(&self, setting: Setting) -> &CutPoint {
@@ -262,6 +271,13 @@ static ON_ZFS_EVERY: LazyLock<Vec<Workload>> = LazyLock::new(|| super::workload:
 /// Seeds from here on are of nodes on ZFS; below it, of nodes on files. Counted from here, they are in the same order.
 pub const ZFS_SEEDS: u64 = 1_000_000_000;
 
+/// Seeds from here on are of nodes that make commits beside the agents' steps: the enumeration in the same order, on files, and
+/// then all that is drawn before, on any storage.
+pub const LATE_SEEDS: u64 = 6_000_000_000;
+
+/// The same, with the enumeration on ZFS.
+pub const LATE_ZFS_SEEDS: u64 = 7_000_000_000;
+
 /// What is deployed before the workload of this seed.
 pub fn settings_of(seed: u64) -> &'static [Setting] {
     match seed {
@@ -284,10 +300,15 @@ pub fn enumerated() -> u64 {
 
 /// Explores the workload of this seed.
 pub fn explore_numbered(bases: &Bases, seed: u64, show: Show) -> Outcome {
-    let (every, number) = match seed.checked_sub(ZFS_SEEDS) {
-        Some(number) => (&*ON_ZFS_EVERY, number),
-        None => (&*ON_FILES_EVERY, seed),
+    let (every, first) = match seed {
+        LATE_ZFS_SEEDS.. => (&*ON_ZFS_EVERY, LATE_ZFS_SEEDS),
+        LATE_SEEDS.. => (&*ON_FILES_EVERY, LATE_SEEDS),
+        ZFS_SEEDS.. => (&*ON_ZFS_EVERY, ZFS_SEEDS),
+        _ => (&*ON_FILES_EVERY, 0),
     };
+    let number = seed - first;
+    let late = (seed >= LATE_SEEDS).then(|| bases.with_commits_beside());
+    let bases = late.as_ref().unwrap_or(bases);
     let at = |number: u64| usize::try_from(number).ok().and_then(|number| every.get(number));
     let single = |number: u64| {
         let mut singles = every.iter().filter(|workload| workload.ops.len() == 1);

@@ -85,7 +85,7 @@ pub struct Ground {
     /// Size of the node's ballast; 0 for none.
     pub reserve_size_bytes: u64,
     /// Commits are made beside the agents' steps, as a real node does, and not within them.
-    pub commits_late: bool,
+    pub commits_beside: bool,
     /// Events that were handled while an earlier step of some agent was not durable yet.
     pub handled_early: u64,
     pub machines: BTreeMap<Uuid, Machine>,

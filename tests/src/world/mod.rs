@@ -110,7 +110,8 @@ impl Survival {
 /// In which order things happen that could happen in several.
 #[derive(Debug, Clone)]
 pub enum Schedule {
-    /// Events before commits, those before jobs, jobs in the order of their start.
+    /// Events before jobs, in the order of their start; and nothing is made durable beside the agents' steps while anything else
+    /// can happen.
     Fixed,
     Drawn(SeededEntropy),
 }
@@ -235,7 +236,7 @@ impl World {
         let executor = StepExecutor::new();
         let late_commits = StepCommits::new();
         let reserve_size_bytes = locked(&ground).reserve_size_bytes;
-        let commits = match locked(&ground).commits_late {
+        let commits = match locked(&ground).commits_beside {
             true => Commits::Beside(late_commits.clone()),
             false => Commits::WithinTheStep,
         };
@@ -317,9 +318,9 @@ impl World {
         match &self.schedule {
             Schedule::Fixed => match ready.next() {
                 Some((number, _)) => self.step_agent(number)?,
+                None if self.executor.started_count() > 0 => self.run_job(0),
                 None if commits > 0 => self.run_commit(0),
-                None if self.executor.started_count() == 0 => return Ok(false),
-                None => self.run_job(0),
+                None => return Ok(false),
             },
             Schedule::Drawn(chance) => {
                 let ready: Vec<usize> = ready.map(|(number, _)| number).collect();
