@@ -82,6 +82,8 @@ pub struct Outcome {
     pub done_locally: BTreeMap<&'static str, u64>,
     /// Events that were handled before an earlier step was durable.
     pub handled_early: u64,
+    /// Rollbacks that were judged by their guard (I8).
+    pub guards_judged: u64,
 }
 
 impl Outcome {
@@ -98,6 +100,7 @@ impl Outcome {
             *self.done_locally.entry(action).or_default() += count;
         }
         self.handled_early += locked(ground).handled_early;
+        self.guards_judged += locked(ground).guards_judged;
     }
 }
 

@@ -88,6 +88,8 @@ pub struct Ground {
     pub commits_beside: bool,
     /// Events that were handled while an earlier step of some agent was not durable yet.
     pub handled_early: u64,
+    /// Rollbacks that came to the volumes while it was known which guard they were decided by.
+    pub guards_judged: u64,
     pub machines: BTreeMap<Uuid, Machine>,
     pub last_pid: u32,
     /// Where volumes were that have gone: one that is made again is made where volumes are made now.

@@ -238,6 +238,10 @@ impl World {
     fn agree(&mut self, action: &LocalAction, digest: &str) -> u64 {
         let mut ground = locked(&self.ground);
         let place = ground.locals.last_number + 1;
+        // What was asked for and never taken in may be asked for again, after others (seed 6000006043).
+        if !ground.locals.begun.contains_key(digest) {
+            ground.locals.agreed.remove(digest);
+        }
         ground.locals.agreed.entry(digest.to_owned()).or_insert((action.clone(), place));
         if let LocalAction::DeleteSnapshot { snapshot } = action {
             ground.locals.given_up.insert(*snapshot);

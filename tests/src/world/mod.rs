@@ -27,6 +27,7 @@ pub mod explore;
 pub mod explore_faults;
 pub mod faults;
 pub mod ground;
+mod guards;
 pub mod guests;
 pub mod locals;
 pub mod meddling;
@@ -43,16 +44,16 @@ use holdfast_agents::domainmgr;
 use holdfast_agents::node::agents::{AgentSettings, LocalOrders, Seams, agents_and_orders};
 
 use holdfast_agents::runtime::{
-    Clock, Commits, Driver, Entropy, JobLimits, ManualClock, Outside, SeededEntropy, Services, Step,
+    Agent, Clock, Commits, Driver, Entropy, JobLimits, ManualClock, Outside, SeededEntropy, Services, Step,
     StepCommits, StepExecutor,
 };
 use holdfast_agents::volumemgr::testing::MemFetcher;
-use holdfast_agents::zedmanager::LocalOrder;
+use holdfast_agents::zedmanager::{LocalOrder, Zedmanager};
 use holdfast_persist::mem_disk::{Fate, MemDisk};
 use holdfast_persist::{Disk, PersistLayout};
 use holdfast_types::{
-    AppId, AppInstanceConfig, AppInstanceState, AppPlan, DeviceId, EffectiveGuard, LocalAppSettings,
-    LocalAsk, LocalChange, Topic, VolumesSnapshotStatus, effective, error_chain,
+    AppId, AppInstanceState, AppPlan, DeviceId, LocalAsk, LocalChange, Topic, VolumesSnapshotStatus,
+    error_chain,
 };
 use uuid::Uuid;
 
@@ -61,6 +62,7 @@ use controller::{Orders, WorldLink};
 use diff::Seen;
 use faults::{FaultKind, INJECTED};
 use ground::{Ground, SharedGround, locked};
+use guards::GuardsKnown;
 use guests::WorldVmm;
 use storage::Storage;
 use tap::{CutPoint, Recorder, Tap, TapDisk};
@@ -136,6 +138,7 @@ pub struct World {
     pub hypervisor: Arc<WorldVmm>,
     schedule: Schedule,
     rows_seen: Vec<Arc<AppInstanceState>>,
+    guards: GuardsKnown,
     /// Only in traced worlds: the disk as it was before the step.
     files_seen: Option<Seen>,
     pub steps: u64,
@@ -283,6 +286,7 @@ impl World {
             hypervisor,
             schedule,
             rows_seen: Vec::new(),
+            guards: GuardsKnown::default(),
             files_seen,
             steps: 0,
         };
@@ -343,6 +347,7 @@ impl World {
 
     fn step_agent(&mut self, number: usize) -> Result<(), Violation> {
         let driver = &mut self.drivers[number];
+        let was_durable = driver.pulse().has_committed();
         let mut ground = locked(&self.ground);
         ground.note(format_args!("{} handles", driver.name()));
         ground.handled_early += u64::from(self.commits.count() > 0);
@@ -352,6 +357,10 @@ impl World {
         let Ok(stepped) = stepped else {
             return Err(Violation { what: format!("I17: {} panics", driver.name()) });
         };
+        if driver.name() == Zedmanager::NAME {
+            let has_events = driver.has_events();
+            self.zedmanager_has_stepped(has_events, was_durable);
+        }
         match stepped {
             Ok(Step::Handled | Step::Idle) => Ok(()),
             Err(fatal) => {
@@ -523,19 +532,6 @@ impl World {
             Some(what) => Err(Violation { what: what.clone() }),
             None => Ok(()),
         }
-    }
-
-    /// The guard as the bus has it; None while zedmanager has yet to hear of something, or what it made of it is not durable.
-    fn guard_of(&self, app: AppId) -> Option<EffectiveGuard> {
-        let is_behind = |driver: &dyn Driver| driver.has_events() || !driver.pulse().has_committed();
-        let mut behind =
-            self.drivers.iter().filter(|driver| is_behind(&***driver)).map(|driver| driver.name());
-        if behind.any(|name| name == "zedmanager") {
-            return None;
-        }
-        let config = self.services.bus.get::<AppInstanceConfig>(&app)?;
-        let local = self.services.bus.get::<LocalAppSettings>(&app);
-        Some(effective(&config.guard, local.as_deref()))
     }
 
     pub fn rows<T: Topic>(&self) -> Vec<Arc<T>> {

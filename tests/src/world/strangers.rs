@@ -68,7 +68,7 @@ impl Ground {
         }
     }
 
-    /// I8, I7: a rollback comes to the volumes. `guard` is what the bus says now, unless zedmanager has not heard it all yet.
+    /// I8, I7: a rollback comes to the volumes. `guard` is what zedmanager decided by, where that is known.
     pub fn rollback_enters(
         &mut self,
         row: &AppInstanceState,
@@ -84,6 +84,7 @@ impl Ground {
             return;
         }
         let Some(guard) = guard() else { return };
+        self.guards_judged += 1;
         if let Some(why) = guard.refusal(row.app) {
             self.violated("I8", format_args!("operation {} reverts volumes: {why}", operation.number));
         }
