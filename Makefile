@@ -80,8 +80,8 @@ CUTS ?= 100000
 SEED ?= 0
 SEEDS ?= 1000
 
-soak-build: setup ## builds what make soak, soak-twice, soak-real and powercut run, optimised
-	$(CARGO) build $(FEATURES) --profile soak --locked --package holdfast-tests --bin soak --bin soak-real --bin powercut
+soak-build: setup ## builds the simulation, optimised as a whole
+	$(CARGO) build $(FEATURES) --profile soak --locked --package holdfast-tests --bin soak
 
 soak: soak-build ## cuts the power of simulated nodes CUTS times, from SEED on; fails on the first broken promise
 	$(TARGET_DIR)/soak/soak --cuts $(CUTS) --seed $(SEED)
@@ -93,8 +93,10 @@ KILLS ?= 2000
 # On a real file system, please: /tmp may be memory.
 KILL_DIRECTORY ?= /var/tmp
 
-soak-real: soak-build ## kills real nodes with the real qemu-img KILLS times while they work; fails on a broken promise
-	$(TARGET_DIR)/soak/soak-real --kills $(KILLS) --seed $(SEED) --directory $(KILL_DIRECTORY)
+# These two wait for disks and guests: as tests are built, they are quick enough.
+soak-real: setup ## kills real nodes with the real qemu-img KILLS times while they work; fails on a broken promise
+	$(CARGO) build $(FEATURES) --locked --package holdfast-tests --bin soak-real
+	$(TARGET_DIR)/debug/soak-real --kills $(KILLS) --seed $(SEED) --directory $(KILL_DIRECTORY)
 
 recovery: setup ## boots a node of 100 applications and 800 snapshots on real files; fails when it takes above two seconds
 	$(CARGO) run --release --locked --package holdfast-tests --bin recovery
@@ -109,9 +111,10 @@ bench: setup ## what everything costs, beside what it would cost without Holdfas
 powercut: CUTS = 10
 STORAGE ?= ext4 zfs
 
-powercut: soak-build zfs-guest ## cuts the power of a guest with a real node in it CUTS times on each STORAGE (ext4, zfs); fails on a broken promise
+powercut: zfs-guest ## cuts the power of a guest with a real node in it CUTS times on each STORAGE (ext4, zfs); fails on a broken promise
+	$(CARGO) build $(FEATURES) --locked --package holdfast-tests --bin powercut
 	for storage in $(STORAGE); do \
-		$(TARGET_DIR)/soak/powercut --storage $$storage --cuts $(CUTS) --seed $(SEED) --directory $(KILL_DIRECTORY) || exit 1; \
+		$(TARGET_DIR)/debug/powercut --storage $$storage --cuts $(CUTS) --seed $(SEED) --directory $(KILL_DIRECTORY) || exit 1; \
 	done
 
 # One of 200 parts, spread over all files: about five mutants. SHARD=0/1 is all of them, and takes half a day.
