@@ -5,7 +5,9 @@
 
 use std::sync::Arc;
 
-use holdfast_types::{AppId, AppInstanceConfig, EffectiveGuard, LocalAppSettings, effective};
+use holdfast_types::{
+    AppId, AppInstanceConfig, AppInstanceState, EffectiveGuard, LocalAppSettings, effective,
+};
 
 use super::World;
 
@@ -20,8 +22,12 @@ impl World {
     /// After a step of zedmanager's. `was_durable`: before it, all that it had decided was seen.
     pub(super) fn zedmanager_has_stepped(&mut self, has_events: bool, was_durable: bool) {
         let bus = &self.services.bus;
-        let configs = bus.rows::<AppInstanceConfig>().into_iter();
-        let now = configs.map(|config| (Arc::clone(&config), bus.get(&config.app()))).collect();
+        // The row tells of a rollback long before it comes to the volumes.
+        let is_rolling = |row: &&Arc<AppInstanceState>| {
+            row.operation.as_ref().is_some_and(|operation| operation.rollback.is_some())
+        };
+        let rolling = self.rows_seen.iter().filter(is_rolling).map(|row| row.app);
+        let now = rolling.filter_map(|app| Some((bus.get(&app)?, bus.get(&app)))).collect();
         let is_known = !has_events && (was_durable || self.guards.0.as_ref() == Some(&now));
         self.guards = GuardsKnown(is_known.then_some(now));
     }

@@ -512,7 +512,7 @@ impl World {
         let rows = self.services.bus.rows::<AppInstanceState>();
         let mut ground = locked(&self.ground);
         for row in &rows {
-            if !self.rows_seen.iter().any(|seen| Arc::ptr_eq(seen, row)) {
+            if !row_of(&self.rows_seen, row.app).is_some_and(|seen| Arc::ptr_eq(seen, row)) {
                 let answers = || self.services.bus.rows::<VolumesSnapshotStatus>();
                 ground.another_life(row);
                 ground.row_changed(row, &self.layout, &answers);
@@ -520,7 +520,7 @@ impl World {
                 ground.local_order_moves(row);
             }
         }
-        for gone in self.rows_seen.iter().filter(|seen| !rows.iter().any(|row| row.app == seen.app)) {
+        for gone in self.rows_seen.iter().filter(|seen| row_of(&rows, seen.app).is_none()) {
             ground.local_orders_end(gone.app.0);
             ground.application_ends(gone.app.0);
         }
@@ -537,4 +537,9 @@ impl World {
     pub fn rows<T: Topic>(&self) -> Vec<Arc<T>> {
         self.services.bus.rows::<T>()
     }
+}
+
+/// `rows` are in the order of their keys, as the bus gives them.
+fn row_of(rows: &[Arc<AppInstanceState>], app: AppId) -> Option<&Arc<AppInstanceState>> {
+    rows.binary_search_by_key(&app, |row| row.app).ok().map(|place| &rows[place])
 }
