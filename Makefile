@@ -86,14 +86,14 @@ soak-build: setup ## builds the simulation, optimised as a whole
 soak: soak-build ## cuts the power of simulated nodes CUTS times, from SEED on; fails on the first broken promise
 	$(TARGET_DIR)/soak/soak --cuts $(CUTS) --seed $(SEED)
 
-soak-twice: soak-build ## explores SEEDS seeds twice, from SEED on; fails if one of them gives two traces
+soak-twice: soak-build ## explores SEEDS seeds twice, from SEED on; fails on two traces of one seed, or a broken promise
 	$(TARGET_DIR)/soak/soak --twice $(SEEDS) --seed $(SEED)
 
 KILLS ?= 2000
 # On a real file system, please: /tmp may be memory.
 KILL_DIRECTORY ?= /var/tmp
 
-# These two wait for disks and guests: as tests are built, they are quick enough.
+# soak-real and powercut wait for disks and guests: as tests are built, they are quick enough.
 soak-real: setup ## kills real nodes with the real qemu-img KILLS times while they work; fails on a broken promise
 	$(CARGO) build $(FEATURES) --locked --package holdfast-tests --bin soak-real
 	$(TARGET_DIR)/debug/soak-real --kills $(KILLS) --seed $(SEED) --directory $(KILL_DIRECTORY)

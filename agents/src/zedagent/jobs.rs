@@ -29,8 +29,8 @@ pub struct ZedagentEnv {
 #[derive(Debug, Clone)]
 pub enum ZedagentJob {
     ReadCheckpoint,
-    /// Questions are numbered: an answer is to the question of its number. `sweeps`: there are remains of a configuration
-    /// that was cut off while it was saved.
+    /// Questions are numbered: an answer is to the question of its number. `sweeps`: there may be remains of a
+    /// configuration that was cut off while it was saved.
     AskConfig {
         question: u64,
         config_hash: String,
@@ -118,22 +118,16 @@ impl fmt::Debug for Received {
     }
 }
 
-/// Sweeps what is left of a configuration that was cut off while it was saved, and says whether anything may be left all
-/// the same: with the controller away, or having gone back to what is saved, nothing would ever be written over it, and it
-/// may hold secrets. To be tried again then. Changes nothing else.
+/// Removes what is left of a configuration that was cut off while it was saved; says why, if something may be left all the same,
+/// and then it is to be tried again: with the controller away, or having gone back to what is saved, nothing would ever be
+/// written over it, and it may hold secrets. On a read-only file system it stays until a start that may write. Changes nothing else.
 ///
 /// A temporary that is still being written looks the same, so it is for jobs during which nothing is saved: the reading of
 /// the saved configuration and a question. They start when what came before them is durable, and what comes next is saved
 /// upon their end.
-pub fn leaves_remains(env: &ZedagentEnv) -> bool {
+pub fn sweep_remains(env: &ZedagentEnv) -> Option<String> {
     let swept = crashsafe::sweep_temporaries(&*env.disk, &env.layout.checkpoint_dir());
-    if let Err(error) = &swept {
-        tracing::warn!(
-            error = error_chain(error),
-            "the remains of a cut-off configuration cannot be swept yet"
-        );
-    }
-    swept.is_err()
+    swept.err().map(|error| error_chain(&error))
 }
 
 /// Reads the saved configuration.

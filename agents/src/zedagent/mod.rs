@@ -91,9 +91,9 @@ impl Settings {
 pub enum Event {
     AppStatus(Change<AppInstanceStatus>),
     VolumeStatus(Change<VolumeStatus>),
-    CheckpointRead { found: CheckpointRead, has_remains: bool },
+    CheckpointRead { found: CheckpointRead, remains: Option<String> },
     PollDue,
-    Answered { question: u64, answer: Answer, has_remains: bool },
+    Answered { question: u64, answer: Answer, remains: Option<String> },
     ReportEnded { object: ReportObject, number: u64, result: Result<(), String> },
     ReportRetryDue(ReportObject),
     ModeChanged,
@@ -110,8 +110,8 @@ pub struct Zedagent {
     received_at: Option<Timestamp>,
     /// Why the saved configuration, which was there, could not be used. Known until nothing is missing any more.
     lost_checkpoint: Option<String>,
-    /// Something may be left of a configuration that was cut off while it was saved; swept with each question.
-    has_remains: bool,
+    /// Why something may be left of a configuration that was cut off while it was saved. Swept with each question.
+    remains: Option<String>,
     has_signalled_restart: bool,
     question: u64,
     failures: u32,
@@ -133,7 +133,7 @@ impl Zedagent {
             source: ConfigSource::None,
             received_at: None,
             lost_checkpoint: None,
-            has_remains: false,
+            remains: None,
             has_signalled_restart: false,
             question: 0,
             failures: 0,
@@ -169,13 +169,13 @@ impl Agent for Zedagent {
         match event {
             Event::AppStatus(change) => self.reporting.app_changed(&change, cx.now()),
             Event::VolumeStatus(change) => self.reporting.volume_changed(&change, cx.now()),
-            Event::CheckpointRead { found, has_remains } => {
-                self.has_remains = has_remains;
+            Event::CheckpointRead { found, remains } => {
+                self.note_remains(remains);
                 self.handle_checkpoint(found, cx);
             }
             Event::PollDue => self.ask(cx),
-            Event::Answered { question, answer, has_remains } if question == self.question => {
-                self.has_remains = has_remains;
+            Event::Answered { question, answer, remains } if question == self.question => {
+                self.note_remains(remains);
                 self.handle_answer(answer, cx);
             }
             Event::Answered { .. } => {}
@@ -191,12 +191,12 @@ impl Agent for Zedagent {
     fn run_job(job: ZedagentJob, env: &ZedagentEnv, _cx: &JobContext<Event>) -> Event {
         match job {
             ZedagentJob::ReadCheckpoint => {
-                let has_remains = jobs::leaves_remains(env);
-                Event::CheckpointRead { found: jobs::read_checkpoint(env), has_remains }
+                let remains = jobs::sweep_remains(env);
+                Event::CheckpointRead { found: jobs::read_checkpoint(env), remains }
             }
             ZedagentJob::AskConfig { question, config_hash, sweeps } => {
-                let has_remains = sweeps && jobs::leaves_remains(env);
-                Event::Answered { question, answer: jobs::ask_config(env, config_hash), has_remains }
+                let remains = sweeps.then(|| jobs::sweep_remains(env)).flatten();
+                Event::Answered { question, answer: jobs::ask_config(env, config_hash), remains }
             }
             ZedagentJob::SendReport { object, number, message } => {
                 let result = jobs::send_report(env, &message);
@@ -253,10 +253,21 @@ impl Zedagent {
         self.config_error = Some(report);
     }
 
+    fn note_remains(&mut self, remains: Option<String>) {
+        if let Some(reason) = remains.as_ref().filter(|reason| self.remains.as_ref() != Some(reason)) {
+            tracing::warn!(reason, "the remains of a configuration that was cut off cannot be swept yet");
+        }
+        self.remains = remains;
+    }
+
     fn ask(&mut self, cx: &mut Ctx<Self>) {
         self.question += 1;
         let config_hash = self.response.as_ref().map(|known| known.config_hash.clone()).unwrap_or_default();
-        cx.job(ZedagentJob::AskConfig { question: self.question, config_hash, sweeps: self.has_remains });
+        cx.job(ZedagentJob::AskConfig {
+            question: self.question,
+            config_hash,
+            sweeps: self.remains.is_some(),
+        });
     }
 
     fn handle_answer(&mut self, answer: Answer, cx: &mut Ctx<Self>) {

@@ -1,7 +1,7 @@
 //! `soak`: cuts the power of simulated nodes, many times a second, and says whether one promise was ever broken.
 //!
 //! Seeds below the size of the enumeration are its workloads, in order; as many again are the same ones with second cuts;
-//! the others draw a long workload of their own. Other ranges of seeds begin the same way (`world/explore.rs`).
+//! the others draw a long workload of their own. What the other ranges of seeds are is in `world/explore.rs`.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -34,7 +34,7 @@ struct Arguments {
     /// How many threads; 0 for one per core
     #[arg(long, default_value_t = 0)]
     threads: usize,
-    /// Instead of going on until there are enough cuts, explore so many seeds twice and compare their traces
+    /// Instead of going on until there are enough cuts, explore so many seeds, and each once more to compare the traces
     #[arg(long)]
     twice: Option<u64>,
     /// Go on after a violation, up to this many
@@ -65,7 +65,7 @@ fn main() -> ExitCode {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let threads = if arguments.threads == 0 { cores } else { arguments.threads };
     if let Some(seeds) = arguments.twice {
-        return twice(&arguments, arguments.seed..arguments.seed + seeds, threads, &bases);
+        return twice(arguments.seed..arguments.seed + seeds, threads, &bases);
     }
     println!(
         "enumeration: {0} workloads of up to {LENGTH} operations, cut everywhere (seeds 0..{1}), and cut again in each \
@@ -101,8 +101,7 @@ fn main() -> ExitCode {
 }
 
 /// Everything again: the same seed must give the same trace, all recoveries included. The first time counts as any other cut.
-fn twice(arguments: &Arguments, seeds: Range<u64>, threads: usize, bases: &Bases) -> ExitCode {
-    let started = Instant::now();
+fn twice(seeds: Range<u64>, threads: usize, bases: &Bases) -> ExitCode {
     let (next, found) = (AtomicU64::new(seeds.start), Mutex::new((Totals::default(), 0)));
     std::thread::scope(|scope| {
         for _ in 0..threads {
@@ -125,14 +124,16 @@ fn twice(arguments: &Arguments, seeds: Range<u64>, threads: usize, bases: &Bases
         }
     });
     let (totals, different) = found.into_inner().expect("no holder panics");
-    let kept = report(arguments, &totals, started.elapsed().as_secs_f64(), bases);
+    tell_failures(&totals, bases);
     println!(
-        "twice={} different={different} seeds={}..{}",
+        "twice={} different={different} cuts={} violations={} seeds={}..{}",
         seeds.end - seeds.start,
+        totals.cuts,
+        totals.failures.len(),
         seeds.start,
         seeds.end - 1
     );
-    if different == 0 { kept } else { ExitCode::FAILURE }
+    if different == 0 && totals.failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 fn add(totals: &mut Totals, seed: u64, outcome: Outcome) {
@@ -147,7 +148,8 @@ fn add(totals: &mut Totals, seed: u64, outcome: Outcome) {
     totals.failures.extend(outcome.failures.into_iter().map(|failure| (seed, failure)));
 }
 
-fn report(arguments: &Arguments, totals: &Totals, seconds: f64, bases: &Bases) -> ExitCode {
+/// Each kind once, and the shortest trace of the first seed.
+fn tell_failures(totals: &Totals, bases: &Bases) {
     let mut kinds: BTreeMap<&str, usize> = BTreeMap::new();
     for (seed, failure) in &totals.failures {
         let what = failure.violation.what.as_str();
@@ -160,6 +162,10 @@ fn report(arguments: &Arguments, totals: &Totals, seconds: f64, bases: &Bases) -
     if let Some((seed, _)) = totals.failures.first() {
         tell_shortest(bases, *seed);
     }
+}
+
+fn report(arguments: &Arguments, totals: &Totals, seconds: f64, bases: &Bases) -> ExitCode {
+    tell_failures(totals, bases);
     let count_of = |kind| totals.fired.get(kind).copied().unwrap_or(0);
     let fired: Vec<String> = KINDS.iter().map(|kind| format!("{kind}={}", count_of(kind))).collect();
     println!("faults: runs={} {}", totals.fault_runs, fired.join(" "));

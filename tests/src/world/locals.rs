@@ -57,6 +57,13 @@ pub struct Locals {
 }
 
 impl Locals {
+    /// Nobody has agreed to it, unless an operation of it has begun.
+    fn forget_unless_begun(&mut self, digest: &str) {
+        if !self.begun.contains_key(digest) {
+            self.agreed.remove(digest);
+        }
+    }
+
     /// A rollback to it was ordered on the node: it may bear the failure of that.
     pub fn aimed_at(&self, snapshot: SnapshotId) -> bool {
         self.agreed.values().any(|(action, _)| {
@@ -238,10 +245,8 @@ impl World {
     fn agree(&mut self, action: &LocalAction, digest: &str) -> u64 {
         let mut ground = locked(&self.ground);
         let place = ground.locals.last_number + 1;
-        // What was asked for and never taken in may be asked for again, after others (seed 6000006043).
-        if !ground.locals.begun.contains_key(digest) {
-            ground.locals.agreed.remove(digest);
-        }
+        // It may have been agreed to before the node died, and to others since (seed 6000006043).
+        ground.locals.forget_unless_begun(digest);
         ground.locals.agreed.entry(digest.to_owned()).or_insert((action.clone(), place));
         if let LocalAction::DeleteSnapshot { snapshot } = action {
             ground.locals.given_up.insert(*snapshot);
@@ -256,9 +261,7 @@ impl World {
         let answer = self.answer(number)?;
         if matches!(answer, Some(PlanAnswer::Refused(_))) {
             let mut ground = locked(&self.ground);
-            if !ground.locals.begun.contains_key(digest) {
-                ground.locals.agreed.remove(digest);
-            }
+            ground.locals.forget_unless_begun(digest);
             if let LocalAction::DeleteSnapshot { snapshot } = action {
                 ground.locals.given_up.remove(snapshot);
             }

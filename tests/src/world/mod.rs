@@ -237,10 +237,10 @@ impl World {
         layout.prepare(&*seen_disk).map_err(|error| failed(&error))?;
         let clock = ManualClock::default();
         let executor = StepExecutor::new();
-        let late_commits = StepCommits::new();
+        let step_commits = StepCommits::new();
         let reserve_size_bytes = locked(&ground).reserve_size_bytes;
         let commits = match locked(&ground).commits_beside {
-            true => Commits::Beside(late_commits.clone()),
+            true => Commits::Beside(step_commits.clone()),
             false => Commits::WithinTheStep,
         };
         let services = Services::open(Outside {
@@ -280,7 +280,7 @@ impl World {
             services,
             clock,
             executor,
-            commits: late_commits,
+            commits: step_commits,
             drivers,
             local_orders,
             hypervisor,
