@@ -21,8 +21,8 @@ use holdfast_persist::disk::{Disk, EntryKind};
 use holdfast_persist::{PersistLayout, RecordError, crashsafe, record};
 use holdfast_pubsub::DamagedRow;
 use holdfast_types::{
-    AppId, ContentTreeId, EntityKind, ErrorReport, Format, Generation, RecordedMeta, Replacement, Severity,
-    SnapshotAction, SnapshotId, SnapshotInstanceStatus, SnapshotIntent, Timestamp, Topic, VolumeId,
+    AppId, ContentTreeId, EntityKind, ErrorReport, Format, Generation, Record, RecordedMeta, Replacement,
+    Severity, SnapshotAction, SnapshotId, SnapshotInstanceStatus, SnapshotIntent, Timestamp, Topic, VolumeId,
     VolumeKey, VolumeRecord, VolumeSnapshotMeta, VolumeStage, VolumesSnapshotStatus, error_chain,
 };
 use holdfast_volumehandlers::{FoundVolume, HandlerCx, Registry, SnapshotName, placement};
@@ -41,7 +41,8 @@ pub struct Inventory {
     /// Incarnations that should have gone and could not: the highest number of each volume's.
     pub orphans: BTreeMap<VolumeKey, u64>,
     pub downloads: BTreeSet<ContentTreeId>,
-    /// A snapshot's record could not be read, and some volume could not be asked for it: it may have more than was found.
+    /// The disk did not give a snapshot's record, which may be whole; or a record is damaged, and some volume could not be asked for
+    /// the snapshot, so that it may have more than was found.
     pub is_uncertain: bool,
 }
 
@@ -97,7 +98,7 @@ impl<'a> Look<'a> {
     /// `None` for a snapshot that volumemgr has not recorded, which is rightly so until all volumes are cut.
     fn snapshot(&self, id: SnapshotId) -> Option<Stored> {
         let path = self.layout.volumes_snapshot_status_file(&id);
-        match record::load::<VolumesSnapshotStatus>(self.disk, &path) {
+        match self.load::<VolumesSnapshotStatus>(&path) {
             Ok(status) if status.snapshot == id => Some(match broken_link(&status) {
                 None => Stored::Whole(self.with_generations(status)),
                 Some(flaw) => self.damaged(id, format!("{}: {flaw}", path.display())),
@@ -113,8 +114,15 @@ impl<'a> Look<'a> {
     /// zedmanager records the time of the cut only after volumemgr has recorded the cut.
     fn was_cut(&self, id: SnapshotId) -> bool {
         let path = self.layout.snapshot_instance_status_file(&id);
-        record::load::<SnapshotInstanceStatus>(self.disk, &path)
-            .is_ok_and(|instance| instance.time_created.is_some())
+        self.load::<SnapshotInstanceStatus>(&path).is_ok_and(|instance| instance.time_created.is_some())
+    }
+
+    fn load<T: Record>(&self, path: &Path) -> Result<T, RecordError> {
+        record::load(self.disk, path).inspect_err(|error| {
+            if matches!(error, RecordError::Io { .. }) {
+                self.is_uncertain.set(true);
+            }
+        })
     }
 
     fn damaged(&self, id: SnapshotId, reason: String) -> Stored {

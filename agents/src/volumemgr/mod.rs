@@ -73,8 +73,8 @@ use snapshots::SnapshotState;
 use steps::VolumeStep;
 use volumes::VolumeState;
 
-/// A volume that cannot be asked what is left of a damaged snapshot is asked again so many times: for 15 s, as nothing is
-/// served before.
+/// A disk that does not give a record, or a volume that cannot be asked what is left of a damaged snapshot, is asked again so many
+/// times: for 15 s, as nothing is served before.
 const UNCERTAIN_LOOKS_AT_MOST: u32 = 4;
 
 /// What volumemgr hears: its topics, the ends of its jobs, its timers.
@@ -347,7 +347,8 @@ impl Volumemgr {
     fn inventory_taken(&mut self, result: Result<Inventory, Failure>, cx: &mut Ctx<Self>) {
         match result {
             Ok(Inventory { is_uncertain: true, .. }) if self.uncertain_looks < UNCERTAIN_LOOKS_AT_MOST => {
-                // What is left of a damaged snapshot would stay in a volume for ever, once its deletion is confirmed.
+                // A whole snapshot would be called damaged; and what is left of a damaged one would stay in a volume for ever, once
+                // its deletion is confirmed.
                 self.uncertain_looks += 1;
                 again_after(cx, Again::Inventory, self.uncertain_looks);
             }

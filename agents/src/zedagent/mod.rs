@@ -191,8 +191,8 @@ impl Agent for Zedagent {
     fn run_job(job: ZedagentJob, env: &ZedagentEnv, _cx: &JobContext<Event>) -> Event {
         match job {
             ZedagentJob::ReadCheckpoint => {
-                let remains = jobs::sweep_remains(env);
-                Event::CheckpointRead { found: jobs::read_checkpoint(env), remains }
+                let found = jobs::read_checkpoint(env);
+                Event::CheckpointRead { found, remains: jobs::sweep_remains(env) }
             }
             ZedagentJob::AskConfig { question, config_hash, sweeps } => {
                 let remains = sweeps.then(|| jobs::sweep_remains(env)).flatten();

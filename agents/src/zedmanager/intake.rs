@@ -3,16 +3,22 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use holdfast_pubsub::Change;
 use holdfast_types::*;
 
 use super::inventory::{self, Scan, ScannedSnapshot};
 use super::{App, Event, Start, Zedmanager};
-use crate::runtime::Ctx;
+use crate::runtime::{Ctx, TimerKey};
 
 /// More operations than an application has in its life.
 const LOST_NUMBERS: u64 = 1_000_000;
+
+/// Records that the disk does not give, or temporaries that it does not let go of, are waited for through so many scans: for 15 s,
+/// as nothing is decided before.
+const SCANS_AT_MOST: u32 = 4;
+const SCAN_AGAIN_AFTER: Duration = Duration::from_secs(5);
 
 impl Zedmanager {
     /// Remembers what the event says and names the applications it may move.
@@ -66,7 +72,11 @@ impl Zedmanager {
                 })
                 .into_iter()
                 .collect(),
-            Event::Scanned(scan) => self.take_inventory(scan, cx),
+            Event::Scanned(scan) => self.take_scan(scan, cx),
+            Event::ScanAgain => {
+                cx.job(inventory::ScanSnapshots);
+                Vec::new()
+            }
             Event::StartDelayOver(app) => {
                 if let Some(app) = self.apps.get_mut(&app) {
                     app.start = Start::Free;
@@ -102,6 +112,25 @@ impl Zedmanager {
             }
             (None, None) => {}
         }
+    }
+
+    /// A disk that fails for a moment must not make failed snapshots of whole ones (seed 1000008206). For records there is an end to
+    /// it, and what cannot be read then is damaged; which snapshots there are has to be known.
+    fn take_scan(&mut self, scan: Result<Scan, String>, cx: &mut Ctx<Self>) -> Vec<AppId> {
+        self.scans += 1;
+        match scan {
+            Ok(scan) if scan.failures.is_empty() || self.scans >= SCANS_AT_MOST => {
+                return self.take_inventory(scan, cx);
+            }
+            Ok(scan) => {
+                tracing::warn!(failures = ?scan.failures, "records of snapshots cannot be read or swept yet");
+            }
+            Err(error) => {
+                tracing::error!(error, "cannot list the snapshots; nothing is decided before that is known");
+            }
+        }
+        cx.timer(TimerKey::new("scan"), SCAN_AGAIN_AFTER, Event::ScanAgain);
+        Vec::new()
     }
 
     /// The start's inventory is here: rows and records are put side by side ([003] G9, H3), then everything moves.

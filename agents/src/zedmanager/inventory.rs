@@ -1,10 +1,11 @@
 //! What lies under `snapshots/` when the node starts, and how it is put beside the rows.
 //!
-//! [`scan`] runs as a job and only reads. The rest is pure. A record that cannot be read makes a failed snapshot
+//! [`scan`] runs as a job; it reads, and sweeps what a cut left. The rest is pure. A record that cannot be read makes a failed snapshot
 //! with the reason, which can be deleted ([003] H3); it harms no other application ([003] G9). A snapshot whose
 //! row is lost is taken in again from its own records.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::time::Duration;
 
 use holdfast_persist::disk::{Disk, EntryKind};
@@ -15,7 +16,7 @@ use holdfast_types::*;
 
 use crate::runtime::{Backend, Job, JobId};
 
-/// The job: one per start.
+/// The job: one per start, and again while the disk fails.
 #[derive(Debug, Clone, Copy)]
 pub struct ScanSnapshots;
 
@@ -54,38 +55,42 @@ pub struct Scan {
     pub snapshots: Vec<ScannedSnapshot>,
     /// Names that are no ids, and why they are left alone.
     pub unreadable: Vec<(String, String)>,
+    /// What the disk did not give, or did not let go of: another scan may see more.
+    pub failures: Vec<String>,
 }
 
 /// Reads both of zedmanager's records of every snapshot, and removes what a cut left of replacing them. Nothing is written
-/// to them before this has ended.
-pub fn scan(disk: &dyn Disk, layout: &PersistLayout) -> Scan {
+/// to them before this has ended. An error says that it is not even known which snapshots there are.
+pub fn scan(disk: &dyn Disk, layout: &PersistLayout) -> io::Result<Scan> {
     let mut scan = Scan::default();
-    let entries = match disk.list(&layout.snapshots_dir()) {
-        Ok(entries) => entries,
-        Err(error) => {
-            scan.unreadable.push((layout.snapshots_dir().display().to_string(), error.to_string()));
-            return scan;
-        }
-    };
-    for entry in entries {
+    for entry in disk.list(&layout.snapshots_dir())? {
         let name = entry.name.to_string_lossy().into_owned();
         match name.parse::<SnapshotId>() {
-            Ok(id) if entry.kind == EntryKind::Directory => scan.snapshots.push(scan_one(disk, layout, id)),
+            Ok(id) if entry.kind == EntryKind::Directory => {
+                let found = scan_one(disk, layout, id, &mut scan.failures);
+                scan.snapshots.push(found);
+            }
             Ok(_) => scan.unreadable.push((name, "not a directory".to_owned())),
             Err(error) => scan.unreadable.push((name, error.to_string())),
         }
     }
-    scan
+    Ok(scan)
 }
 
-fn scan_one(disk: &dyn Disk, layout: &PersistLayout, id: SnapshotId) -> ScannedSnapshot {
-    for record in [layout.app_config_file(&id), layout.snapshot_instance_status_file(&id)] {
-        if let Err(error) = crashsafe::sweep_temporary_of(disk, &record) {
-            tracing::warn!(%error, "a temporary that was cut off stays");
-        }
-    }
+fn scan_one(
+    disk: &dyn Disk,
+    layout: &PersistLayout,
+    id: SnapshotId,
+    failures: &mut Vec<String>,
+) -> ScannedSnapshot {
+    let records = [layout.app_config_file(&id), layout.snapshot_instance_status_file(&id)];
+    let swept = records.iter().filter_map(|record| crashsafe::sweep_temporary_of(disk, record).err());
+    failures.extend(swept.map(|error| error_chain(&error)));
     let config = record::load::<AppInstanceConfig>(disk, &layout.app_config_file(&id));
     let instance = record::load::<SnapshotInstanceStatus>(disk, &layout.snapshot_instance_status_file(&id));
+    let unread = [config.as_ref().err(), instance.as_ref().err()].into_iter().flatten();
+    let unread = unread.filter(|error| matches!(error, RecordError::Io { .. }));
+    failures.extend(unread.map(|error| error_chain(error)));
     let recorded = || record::load::<VolumesSnapshotStatus>(disk, &layout.volumes_snapshot_status_file(&id));
     // A record of another snapshot says nothing about this one.
     let app = instance.as_ref().ok().filter(|found| found.snapshot.id == id).map(|found| found.app);

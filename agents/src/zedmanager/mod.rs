@@ -73,7 +73,8 @@ pub enum Event {
     Snapshot(Change<VolumesSnapshotStatus>),
     Preflight(Change<SnapshotPreflightStatus>),
     Domain(Change<DomainStatus>),
-    Scanned(Scan),
+    Scanned(Result<Scan, String>),
+    ScanAgain,
     StartDelayOver(AppId),
     ModeChanged,
     /// Somebody on the node sets what guards an application ([000] L1, L6), asks for a plan, or orders what was planned (L8).
@@ -167,6 +168,8 @@ pub struct Zedmanager {
     /// Configurations that came before the inventory was done.
     early: BTreeMap<AppId, Arc<AppInstanceConfig>>,
     scanned: bool,
+    /// Of this start.
+    scans: u32,
     config_complete: bool,
     storage_known: bool,
     domains_known: bool,
@@ -192,6 +195,7 @@ impl Zedmanager {
             may_be_stale: false,
             early: BTreeMap::new(),
             scanned: false,
+            scans: 0,
             config_complete: false,
             storage_known: false,
             domains_known: false,
@@ -243,7 +247,7 @@ impl Agent for Zedmanager {
             Event::Preflight(change) => object_lane(change, |status| status.app),
             Event::Domain(change) => object_lane(change, |status| status.app),
             Event::StartDelayOver(app) | Event::Local(LocalOrder { app, .. }) => Lane::object(app),
-            Event::Scanned(_) | Event::ModeChanged => Lane::Agent,
+            Event::Scanned(_) | Event::ScanAgain | Event::ModeChanged => Lane::Agent,
         }
     }
 
@@ -264,7 +268,8 @@ impl Agent for Zedmanager {
     }
 
     fn run_job(_job: Self::Job, env: &Env, _cx: &JobContext<Event>) -> Event {
-        Event::Scanned(inventory::scan(env.disk.as_ref(), &env.layout))
+        let scan = inventory::scan(env.disk.as_ref(), &env.layout);
+        Event::Scanned(scan.map_err(|error| error_chain(&error)))
     }
 
     fn mode_changed(_mode: &NodeMode) -> Option<Event> {

@@ -396,7 +396,7 @@ fn a_file_that_bears_the_name_of_a_snapshot_is_left_alone() {
     let (disk, layout) = (MemDisk::new(), PersistLayout::new("/persist"));
     layout.prepare(&disk).expect("an empty disk");
     disk.create_new(&layout.snapshot_dir(&snapshot_id(1)), b"", 0o600).expect("created");
-    let scan = inventory::scan(&disk, &layout);
+    let scan = inventory::scan(&disk, &layout).expect("nothing fails");
     assert!(scan.snapshots.is_empty());
     assert_eq!(scan.unreadable, [(snapshot_id(1).to_string(), "not a directory".to_owned())]);
 }
