@@ -1,6 +1,9 @@
 //! Tables of single decisions: what the walks pass by on their way, found by mutation (docs/testing.md).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
 
 use holdfast_persist::disk::Disk;
 use holdfast_persist::layout::PersistLayout;
@@ -12,7 +15,9 @@ use super::carry_out::carry_out;
 use super::desired::{self, Domain};
 use super::machine::*;
 use super::testing::*;
-use super::{inventory, list};
+use super::{Env, Zedmanager, inventory, list};
+use crate::runtime::ManualClock;
+use crate::runtime::bench::Bench;
 
 /// The facts, with what they borrow.
 struct Given {
@@ -399,6 +404,52 @@ fn a_file_that_bears_the_name_of_a_snapshot_is_left_alone() {
     let scan = inventory::scan(&disk, &layout).expect("nothing fails");
     assert!(scan.snapshots.is_empty());
     assert_eq!(scan.unreadable, [(snapshot_id(1).to_string(), "not a directory".to_owned())]);
+}
+
+/// A node that has started and has its configuration, but has not looked at its snapshots yet.
+fn before_the_scan(disk: &MemDisk, layout: &PersistLayout) -> Bench<Zedmanager> {
+    let env = Env { disk: Arc::new(disk.clone()), layout: layout.clone() };
+    let agent = Zedmanager::new(layout.clone());
+    let mut bench = Bench::on(disk.clone(), ManualClock::new(time(0)), agent, env);
+    bench.start();
+    bench.publish(config("1"));
+    bench.signal_restarted::<AppInstanceConfig>();
+    bench
+}
+
+#[test]
+fn nothing_is_decided_before_the_snapshots_can_be_listed() {
+    let (disk, layout) = (MemDisk::new(), PersistLayout::new("/persist"));
+    layout.prepare(&disk).expect("an empty disk");
+    let mut bench = before_the_scan(&disk, &layout);
+    for scan in 0..6 {
+        disk.fail_at(1, io::ErrorKind::Other);
+        bench.run_jobs();
+        assert_eq!(bench.rows::<AppInstanceState>().len(), 0, "scan {scan}");
+        bench.advance(Duration::from_secs(5));
+    }
+    bench.run_jobs();
+    assert_eq!(bench.rows::<AppInstanceState>().len(), 1);
+}
+
+/// [003] G9: one snapshot's record does not hold up its node for ever.
+#[test]
+fn a_record_that_the_disk_does_not_give_is_waited_for_15_s() {
+    let (disk, layout) = (MemDisk::new(), PersistLayout::new("/persist"));
+    layout.prepare(&disk).expect("an empty disk");
+    for directory in
+        [layout.snapshot_dir(&snapshot_id(1)), layout.snapshot_instance_status_file(&snapshot_id(1))]
+    {
+        disk.create_dir(&directory, 0o700).expect("created");
+    }
+    let mut bench = before_the_scan(&disk, &layout);
+    for _ in 0..3 {
+        bench.run_jobs();
+        assert_eq!(bench.rows::<AppInstanceState>().len(), 0);
+        bench.advance(Duration::from_secs(5));
+    }
+    bench.run_jobs();
+    assert_eq!(bench.rows::<AppInstanceState>().len(), 1);
 }
 
 /// [003] H3: damage is judged afresh at each start; what was never cut stays failed.
