@@ -39,7 +39,7 @@ test: setup fmt-check clippy ## everything: format, lints, all tests (those on a
 zfs-guest: setup ## the guest that make zfs-test runs in, with OpenZFS's modules compiled: minutes the first time, then at once
 	@tests/zfsguest/build.sh $(TARGET_DIR)/zfsguest
 
-zfs-test: zfs-guest ## tests on real OpenZFS, inside a guest: under 3 minutes (ZFS_TEST_FLAGS=--required: no skipping)
+zfs-test: zfs-guest ## tests on real OpenZFS, inside a guest: three to four minutes (ZFS_TEST_FLAGS=--required: no skipping)
 	$(CARGO) build $(FEATURES) --package holdfast-tests --bin zfs-test
 	timeout $(TIMEOUT_FLAGS) 1600 $(TARGET_DIR)/debug/zfs-test $(FEATURES) $(ZFS_TEST_FLAGS)
 
