@@ -84,6 +84,7 @@ impl MemDisk {
             inodes: BTreeMap::new(),
             next_inode: ROOT,
             capacity_bytes,
+            used_bytes: 0,
             call_count: 0,
             log: Some(Vec::new()),
             fuses: Vec::new(),
@@ -114,11 +115,12 @@ impl MemDisk {
     pub fn crash_with(&self, fate: &mut dyn FnMut(Unsynced<'_>) -> Fate) {
         let mut state = self.lock_state();
         let next_inode = state.next_inode;
-        let mut survivors = Survivors { kept: BTreeMap::new(), next_inode, fate };
+        let mut survivors = Survivors { kept: BTreeMap::new(), next_inode, used_bytes: 0, fate };
         state.survive(ROOT, &mut vec![Path::new("/").as_os_str()], &mut survivors);
-        let Survivors { kept, next_inode, .. } = survivors;
+        let Survivors { kept, next_inode, used_bytes, .. } = survivors;
         state.inodes = kept;
         state.next_inode = next_inode;
+        state.used_bytes = used_bytes;
         state.locks.clear();
         state.fuses.clear();
     }
@@ -132,6 +134,7 @@ impl MemDisk {
                 inodes: state.inodes.clone(),
                 next_inode: state.next_inode,
                 capacity_bytes: state.capacity_bytes,
+                used_bytes: state.used_bytes,
                 call_count: 0,
                 log: None,
                 fuses: Vec::new(),
@@ -246,8 +249,7 @@ impl Disk for MemDisk {
     fn truncate(&self, path: &Path, size_bytes: u64) -> io::Result<()> {
         self.call("truncate", path, |state| {
             // A hole needs no room, as on a real file system; here it is held as zeros and counted later.
-            state.file(path)?.resize(usize_of(size_bytes)?, 0);
-            Ok(())
+            state.resize(path, usize_of(size_bytes)?)
         })
     }
 
@@ -278,7 +280,8 @@ impl Disk for MemDisk {
             if to.starts_with(from) && to != from {
                 return Err(ErrorKind::InvalidInput.into());
             }
-            if let Some(replaced) = state.find(to)? {
+            let replaced = state.find(to)?;
+            if let Some(replaced) = replaced {
                 state.check_replaceable(moved, replaced)?;
             }
             let (to_dir, to_name) = split(to)?;
@@ -289,6 +292,7 @@ impl Disk for MemDisk {
             state.directory(&to_dir)?.insert(to_name, moved);
             if from != to {
                 state.directory(&from_dir)?.remove(&from_name);
+                replaced.into_iter().for_each(|replaced| state.unnamed(replaced));
             }
             Ok(())
         })
@@ -336,8 +340,7 @@ impl Disk for MemDisk {
     fn space(&self, path: &Path) -> io::Result<Space> {
         self.call("measure space at", path, |state| {
             state.existing(path)?;
-            let free_bytes = state.capacity_bytes.saturating_sub(state.used_bytes());
-            Ok(Space { free_bytes, total_bytes: state.capacity_bytes })
+            Ok(Space { free_bytes: state.free_bytes(), total_bytes: state.capacity_bytes })
         })
     }
 

@@ -3,6 +3,7 @@
 use std::io::ErrorKind;
 use std::path::Path;
 
+use holdfast_persist::mem_disk::Fate;
 use holdfast_persist::{Disk, EntryKind, MemDisk, RealDisk};
 
 #[test]
@@ -16,6 +17,45 @@ fn the_disk_in_memory_conforms() {
     let disk = MemDisk::new();
     disk.create_dir(Path::new("/root"), 0o700).unwrap();
     check_all(&disk, Path::new("/root"));
+}
+
+/// What is used is counted as files change; it must be what there is.
+#[test]
+fn the_room_on_a_disk_in_memory_is_what_its_files_leave() {
+    let disk = MemDisk::with_capacity(10_000);
+    let dir = Path::new("/dir");
+    let [a, b, c] = ["a", "b", "c"].map(|name| dir.join(name));
+    let check = |files_bytes: u64, when: &str| {
+        let lengths = disk.all_files().into_iter().map(|file| disk.read(&file).unwrap().len() as u64);
+        assert_eq!(lengths.sum::<u64>(), files_bytes, "{when}");
+        let free_bytes = disk.space(Path::new("/")).unwrap().free_bytes;
+        assert_eq!(free_bytes, 10_000 - files_bytes, "{when}");
+    };
+    disk.create_dir(dir, 0o700).unwrap();
+    disk.sync_dir(Path::new("/")).unwrap();
+    disk.create_new(&a, &[1; 3_000], 0o600).unwrap();
+    disk.write_at(&b, 1_000, &[2; 500]).unwrap();
+    check(4_500, "created");
+    disk.write_at(&a, 2_900, &[3; 200]).unwrap();
+    disk.write_at(&a, 0, &[3; 10]).unwrap();
+    disk.truncate(&b, 700).unwrap();
+    check(3_800, "longer and shorter");
+    disk.sync_file(&a).unwrap();
+    disk.sync_dir(dir).unwrap();
+    disk.rename(&b, &b).unwrap();
+    disk.rename(&b, &a).unwrap();
+    check(700, "one replaced by the other");
+    assert_eq!(kind(disk.write_at(&c, 0, &[4; 20_000])), ErrorKind::StorageFull);
+    check(10_000, "full");
+    let cut = disk.fork();
+    disk.remove_file(&c).unwrap();
+    disk.create_dir(&c, 0o700).unwrap();
+    disk.remove_dir(&c).unwrap();
+    check(700, "removed");
+    disk.crash();
+    check(3_100, "after a cut: the first one is as it was synced, the second was not");
+    cut.crash_with(&mut |_| Fate::Kept);
+    assert_eq!(cut.space(dir).unwrap().free_bytes, 0, "a fork counts as well, and so does what survives");
 }
 
 fn check_all(disk: &dyn Disk, root: &Path) {

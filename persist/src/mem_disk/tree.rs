@@ -9,7 +9,7 @@ use std::io::{self, ErrorKind};
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
-use super::{Call, Fate, UNLIMITED_BYTES, Unsynced};
+use super::{Call, Fate, Unsynced};
 use crate::disk::{DirEntry, EntryKind, Metadata};
 
 pub(super) type InodeId = u64;
@@ -20,6 +20,8 @@ pub(super) struct State {
     pub inodes: BTreeMap<InodeId, Inode>,
     pub next_inode: InodeId,
     pub capacity_bytes: u64,
+    /// Of all files that have a name: a removed file's room is free at once. Counted as files change.
+    pub used_bytes: u64,
     pub call_count: usize,
     /// Forks keep none.
     pub log: Option<Vec<Call>>,
@@ -62,6 +64,7 @@ pub(super) struct Fuse {
 pub(super) struct Survivors<'a> {
     pub kept: BTreeMap<InodeId, Inode>,
     pub next_inode: InodeId,
+    pub used_bytes: u64,
     pub fate: &'a mut dyn FnMut(Unsynced<'_>) -> Fate,
 }
 
@@ -161,7 +164,22 @@ impl State {
 
     pub(super) fn unlink(&mut self, path: &Path) -> io::Result<()> {
         let (dir, name) = split(path)?;
-        self.directory(&dir)?.remove(&name);
+        let removed = self.directory(&dir)?.remove(&name);
+        removed.into_iter().for_each(|id| self.unnamed(id));
+        Ok(())
+    }
+
+    /// It has lost its only name; its room is free.
+    pub(super) fn unnamed(&mut self, id: InodeId) {
+        self.used_bytes -= self.inodes[&id].metadata().size_bytes;
+    }
+
+    /// A file gets this length, with zeros where it had nothing.
+    pub(super) fn resize(&mut self, path: &Path, len: usize) -> io::Result<()> {
+        let live = self.file(path)?;
+        let len_before = live.len();
+        live.resize(len, 0);
+        self.used_bytes = self.used_bytes + len as u64 - len_before as u64;
         Ok(())
     }
 
@@ -169,13 +187,15 @@ impl State {
     pub(super) fn write(&mut self, path: &Path, offset: usize, bytes: &[u8]) -> io::Result<()> {
         let free_bytes = usize_of(self.free_bytes())?;
         let live = self.file(path)?;
-        let fits_until = live.len().saturating_add(free_bytes);
+        let len_before = live.len();
+        let fits_until = len_before.saturating_add(free_bytes);
         let end = offset.saturating_add(bytes.len());
         let written = end.min(fits_until).saturating_sub(offset);
-        if live.len() < offset + written {
+        if len_before < offset + written {
             live.resize(offset + written, 0);
         }
         live[offset..offset + written].copy_from_slice(&bytes[..written]);
+        self.used_bytes += (offset + written).saturating_sub(len_before) as u64;
         if written < bytes.len() { Err(ErrorKind::StorageFull.into()) } else { Ok(()) }
     }
 
@@ -194,24 +214,8 @@ impl State {
         DirEntry { name, kind, size_bytes }
     }
 
-    /// A disk without a limit is not measured: that would be a walk through all of it at each write.
-    fn free_bytes(&self) -> u64 {
-        if self.capacity_bytes == UNLIMITED_BYTES {
-            return UNLIMITED_BYTES;
-        }
-        self.capacity_bytes.saturating_sub(self.used_bytes())
-    }
-
-    pub(super) fn used_bytes(&self) -> u64 {
-        self.used_bytes_below(ROOT)
-    }
-
-    /// Only what a name leads to counts: a removed file's room is free at once.
-    pub(super) fn used_bytes_below(&self, id: InodeId) -> u64 {
-        match &self.inodes[&id].body {
-            Body::File { live, .. } => live.len() as u64,
-            Body::Directory { live, .. } => live.values().map(|child| self.used_bytes_below(*child)).sum(),
-        }
+    pub(super) fn free_bytes(&self) -> u64 {
+        self.capacity_bytes.saturating_sub(self.used_bytes)
     }
 
     pub(super) fn collect_files(&self, id: InodeId, path: &Path, found: &mut Vec<PathBuf>) {
@@ -236,6 +240,7 @@ impl State {
         let body = match &original.body {
             Body::File { live, durable } => {
                 let content = surviving_content(live, durable, path, after);
+                after.used_bytes += content.len() as u64;
                 Body::File { live: Arc::clone(&content), durable: content }
             }
             Body::Directory { live, durable, ties } => {
