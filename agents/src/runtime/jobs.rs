@@ -9,6 +9,9 @@
 //! The scheduler decides what may run and is synchronous; *where* it runs is the executor's: the blocking pool in
 //! a node, the simulation's hand in the World. One scheduler serves all agents of a node, since they share disks.
 //!
+//! A node with a thousand applications queues thousands of jobs when it starts, so nothing here walks the queue: what may
+//! run is in a set of its own, per backend, by number of arrival.
+//!
 //! Deliberately absent: killing. A job asks whether it should stop, and its tools have deadlines of their own.
 
 use std::any::Any;
@@ -17,6 +20,8 @@ use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
+
+use rustc_hash::FxHashMap;
 
 use super::agent::{Backend, JobId};
 use super::seams::Clock;
@@ -87,14 +92,36 @@ pub struct JobScheduler {
 
 #[derive(Default)]
 struct State {
+    /// In the order of their numbers, which is that of their arrival.
     queued: VecDeque<Queued>,
+    numbers: FxHashMap<Key, u64>,
+    last_number: u64,
+    objects: FxHashMap<Object, Busy>,
+    backends: BTreeMap<Backend, Load>,
     running: BTreeMap<Key, Running>,
     is_stopping: bool,
 }
 
 type Key = (&'static str, JobId);
+type Object = (&'static str, String);
+
+/// An object that some job is about.
+#[derive(Default)]
+struct Busy {
+    is_running: bool,
+    /// The numbers of those that wait, oldest first.
+    waiting: VecDeque<u64>,
+}
+
+#[derive(Default)]
+struct Load {
+    running_count: usize,
+    /// Those whose object is free: they wait for room here and for nothing else.
+    ready: BTreeSet<u64>,
+}
 
 struct Queued {
+    number: u64,
     info: JobInfo,
     cancelled: Arc<AtomicBool>,
     work: Work,
@@ -168,7 +195,7 @@ impl JobScheduler {
                 tracing::debug!(agent = info.agent, job = %info.id, "the same job waits or runs already");
                 return false;
             }
-            state.queued.push_back(Queued { info, cancelled: Arc::default(), work });
+            state.queue(info, work);
             self.take_ready(&mut state)
         };
         self.execute_all(ready);
@@ -177,9 +204,10 @@ impl JobScheduler {
 
     pub(super) fn cancel(&self, agent: &'static str, id: &JobId) {
         let state = self.lock();
-        let queued = state.queued.iter().filter(|queued| queued.info.agent == agent && queued.info.id == *id);
-        let running = state.running.get(&(agent, id.clone()));
-        let flags = queued.map(|queued| &queued.cancelled).chain(running.map(|running| &running.cancelled));
+        let key = (agent, id.clone());
+        let queued = state.numbers.get(&key).map(|number| &state.numbered(*number).cancelled);
+        let running = state.running.get(&key).map(|running| &running.cancelled);
+        let flags = queued.into_iter().chain(running);
         flags.for_each(|flag| flag.store(true, Ordering::SeqCst));
     }
 
@@ -187,7 +215,7 @@ impl JobScheduler {
     fn finished(self: &Arc<Self>, info: &JobInfo, deliver: Delivery) {
         let ready = {
             let mut state = self.lock();
-            state.running.remove(&(info.agent, info.id.clone()));
+            state.ended(info);
             deliver();
             self.take_ready(&mut state)
         };
@@ -198,38 +226,17 @@ impl JobScheduler {
     /// or running stays.
     fn take_ready(self: &Arc<Self>, state: &mut State) -> Vec<JobRun> {
         let mut ready = Vec::new();
-        let mut waiting_objects = BTreeSet::new();
-        let mut at = 0;
-        while at < state.queued.len() && !state.is_stopping {
-            let info = &state.queued[at].info;
-            let object = (info.agent, info.object.clone());
-            if waiting_objects.contains(&object) || !self.has_room(state, info) {
-                waiting_objects.insert(object);
-                at += 1;
-                continue;
-            }
-            let queued = state.queued.remove(at).expect("the index is within the queue");
+        while let Some(queued) = state.take_oldest_ready(&self.limits) {
             ready.push(self.begin(state, queued));
         }
         ready
     }
 
-    fn has_room(&self, state: &State, info: &JobInfo) -> bool {
-        let mut of_backend = 0;
-        for running in state.running.values() {
-            if running.info.agent == info.agent && running.info.object == info.object {
-                return false;
-            }
-            of_backend += usize::from(running.info.backend == info.backend);
-        }
-        of_backend < self.limits.of(info.backend)
-    }
-
     fn begin(self: &Arc<Self>, state: &mut State, queued: Queued) -> JobRun {
-        let Queued { info, cancelled, work } = queued;
+        let Queued { info, cancelled, work, .. } = queued;
         let started_at = self.clock.elapsed();
         let running = Running { info: info.clone(), started_at, cancelled: Arc::clone(&cancelled) };
-        state.running.insert((info.agent, info.id.clone()), running);
+        state.running.insert(info.key(), running);
         JobRun { scheduler: Arc::clone(self), info, ticket: RunTicket { started_at, cancelled }, work }
     }
 
@@ -247,8 +254,81 @@ impl JobScheduler {
 
 impl State {
     fn knows(&self, info: &JobInfo) -> bool {
-        self.running.contains_key(&(info.agent, info.id.clone()))
-            || self.queued.iter().any(|queued| queued.info.agent == info.agent && queued.info.id == info.id)
+        let key = info.key();
+        self.running.contains_key(&key) || self.numbers.contains_key(&key)
+    }
+
+    fn queue(&mut self, info: JobInfo, work: Work) {
+        self.last_number += 1;
+        let number = self.last_number;
+        self.numbers.insert(info.key(), number);
+        let object = self.objects.entry(info.object()).or_default();
+        object.waiting.push_back(number);
+        if object.next() == Some(number) {
+            self.backends.entry(info.backend).or_default().ready.insert(number);
+        }
+        self.queued.push_back(Queued { number, info, cancelled: Arc::default(), work });
+    }
+
+    fn place_of(&self, number: u64) -> usize {
+        self.queued.binary_search_by_key(&number, |queued| queued.number).expect("it is queued")
+    }
+
+    fn numbered(&self, number: u64) -> &Queued {
+        &self.queued[self.place_of(number)]
+    }
+
+    /// Its object and its backend count it as running from here on.
+    fn take_oldest_ready(&mut self, limits: &JobLimits) -> Option<Queued> {
+        if self.is_stopping {
+            return None;
+        }
+        let with_room = |(backend, load): &(&Backend, &Load)| load.running_count < limits.of(**backend);
+        let oldest = self.backends.iter().filter(with_room).filter_map(|(_, load)| load.ready.first());
+        let number = *oldest.min()?;
+        let queued = self.queued.remove(self.place_of(number))?;
+        self.numbers.remove(&queued.info.key());
+        let object = self.objects.get_mut(&queued.info.object()).expect("its job was queued");
+        object.waiting.pop_front();
+        object.is_running = true;
+        let load = self.backends.get_mut(&queued.info.backend).expect("its job was queued");
+        load.ready.remove(&number);
+        load.running_count += 1;
+        Some(queued)
+    }
+
+    fn ended(&mut self, info: &JobInfo) {
+        self.running.remove(&info.key());
+        if let Some(load) = self.backends.get_mut(&info.backend) {
+            load.running_count -= 1;
+        }
+        let name = info.object();
+        let Some(object) = self.objects.get_mut(&name) else { return };
+        object.is_running = false;
+        match object.next() {
+            Some(next) => {
+                let backend = self.numbered(next).info.backend;
+                self.backends.entry(backend).or_default().ready.insert(next);
+            }
+            None => drop(self.objects.remove(&name)),
+        }
+    }
+}
+
+impl Busy {
+    /// The number of the job that the object is free for.
+    fn next(&self) -> Option<u64> {
+        if self.is_running { None } else { self.waiting.front().copied() }
+    }
+}
+
+impl JobInfo {
+    fn key(&self) -> Key {
+        (self.agent, self.id.clone())
+    }
+
+    fn object(&self) -> Object {
+        (self.agent, self.object.clone())
     }
 }
 

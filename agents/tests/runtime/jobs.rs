@@ -60,6 +60,48 @@ fn a_backend_has_its_limit_and_another_backend_does_not_feel_it() {
     assert_eq!(started_names(&bench).last().map(String::as_str), Some(&*format!("s{limit}")));
 }
 
+/// What a walk through the whole queue starts, oldest first.
+fn walked(queued: &mut Vec<Work>, running: &mut Vec<Work>) {
+    let limits = JobLimits::for_cores(2);
+    let mut passed: Vec<Work> = Vec::new();
+    for work in queued.drain(..) {
+        let of_backend = running.iter().filter(|other| other.storage == work.storage).count();
+        let limit = if work.storage { limits.storage } else { limits.network };
+        let is_busy = running.iter().chain(&passed).any(|other| other.object == work.object);
+        let goes_to = if is_busy || of_backend >= limit { &mut passed } else { &mut *running };
+        goes_to.push(work);
+    }
+    *queued = passed;
+}
+
+#[test]
+fn jobs_start_in_the_order_in_which_a_walk_through_the_queue_would_find_them() {
+    let (mut bench, _) = started();
+    let chance = SeededEntropy::new(7);
+    let draw = |below: u64| chance.next_u64() % below;
+    let (mut queued, mut running): (Vec<Work>, Vec<Work>) = (Vec::new(), Vec::new());
+    let mut most_queued = 0;
+    for number in 0..2_000 {
+        if draw(100) < 52 || running.is_empty() {
+            let job = Work {
+                storage: draw(3) > 0,
+                ..work(&format!("job {number}"), &format!("object {}", draw(12)))
+            };
+            queued.push(job.clone());
+            order(&mut bench, vec![Action::Job(job)]).unwrap();
+        } else {
+            let ended = running.remove(draw(running.len() as u64) as usize);
+            bench.run_job(|work| work.name == ended.name);
+        }
+        walked(&mut queued, &mut running);
+        let names = |works: &[Work]| works.iter().map(|work| work.name.clone()).collect::<Vec<_>>();
+        assert_eq!(started_names(&bench), names(&running), "after {number}");
+        assert_eq!(bench.services.jobs.queued().len(), queued.len());
+        most_queued = most_queued.max(queued.len());
+    }
+    assert!(most_queued > 20, "the queue was never long: {most_queued}");
+}
+
 #[test]
 fn a_cancelled_job_still_ends_with_its_event_also_when_it_had_not_begun() {
     let (mut bench, heard) = started();
