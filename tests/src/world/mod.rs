@@ -510,8 +510,23 @@ impl World {
     fn judge(&mut self) -> Result<(), Violation> {
         self.tell_changes();
         let rows = self.services.bus.rows::<AppInstanceState>();
+        if !same_rows(&rows, &self.rows_seen) {
+            self.judge_rows(&rows);
+            self.rows_seen = rows;
+        }
         let mut ground = locked(&self.ground);
-        for row in &rows {
+        for answer in self.services.bus.rows::<AppPlan>() {
+            ground.local_order_confirmed(&answer);
+        }
+        match ground.violations.first() {
+            Some(what) => Err(Violation { what: what.clone() }),
+            None => Ok(()),
+        }
+    }
+
+    fn judge_rows(&self, rows: &[Arc<AppInstanceState>]) {
+        let mut ground = locked(&self.ground);
+        for row in rows {
             if !row_of(&self.rows_seen, row.app).is_some_and(|seen| Arc::ptr_eq(seen, row)) {
                 let answers = || self.services.bus.rows::<VolumesSnapshotStatus>();
                 ground.another_life(row);
@@ -520,23 +535,19 @@ impl World {
                 ground.local_order_moves(row);
             }
         }
-        for gone in self.rows_seen.iter().filter(|seen| row_of(&rows, seen.app).is_none()) {
+        for gone in self.rows_seen.iter().filter(|seen| row_of(rows, seen.app).is_none()) {
             ground.local_orders_end(gone.app.0);
             ground.application_ends(gone.app.0);
-        }
-        for answer in self.services.bus.rows::<AppPlan>() {
-            ground.local_order_confirmed(&answer);
-        }
-        self.rows_seen = rows;
-        match ground.violations.first() {
-            Some(what) => Err(Violation { what: what.clone() }),
-            None => Ok(()),
         }
     }
 
     pub fn rows<T: Topic>(&self) -> Vec<Arc<T>> {
         self.services.bus.rows::<T>()
     }
+}
+
+fn same_rows(rows: &[Arc<AppInstanceState>], others: &[Arc<AppInstanceState>]) -> bool {
+    rows.len() == others.len() && rows.iter().zip(others).all(|(row, other)| Arc::ptr_eq(row, other))
 }
 
 /// `rows` are in the order of their keys, as the bus gives them.
