@@ -68,7 +68,7 @@ use inventory::{Inventory, Stray};
 pub use jobs::Env;
 use jobs::{StepFailure, VolumeJob};
 use preflight::Seen;
-use retry::Failure;
+use retry::{Failure, Trouble};
 use snapshots::SnapshotState;
 use steps::VolumeStep;
 use volumes::VolumeState;
@@ -165,7 +165,8 @@ pub struct Volumemgr {
     inputs: Inputs,
     /// Nothing is decided before it is taken.
     inventory_taken: bool,
-    inventory_tries: u32,
+    /// Why it could not be taken yet.
+    inventory_trouble: Option<Trouble>,
     uncertain_looks: u32,
     strays: BTreeMap<VolumeKey, Stray>,
     /// Incarnations that could not be removed, by their highest number.
@@ -186,7 +187,7 @@ impl Volumemgr {
             placement,
             inputs: Inputs::default(),
             inventory_taken: false,
-            inventory_tries: 0,
+            inventory_trouble: None,
             uncertain_looks: 0,
             strays: BTreeMap::new(),
             orphans: BTreeMap::new(),
@@ -249,7 +250,7 @@ impl Agent for Volumemgr {
         let mut concerns = if self.strays.is_empty() { Concerns::of(&event) } else { Concerns::All };
         self.note(event, cx);
         if !self.inventory_taken {
-            return;
+            return self.publish_standstill(cx);
         }
         self.follow(&mut concerns, cx);
         self.settle(&concerns, cx);
@@ -354,14 +355,16 @@ impl Volumemgr {
             }
             Ok(Inventory { snapshots, strays, orphans, downloads, .. }) => {
                 self.inventory_taken = true;
+                self.inventory_trouble = None;
                 (self.strays, self.orphans) = (strays, orphans);
                 self.contents.extend(downloads.into_iter().map(|tree| (tree, ContentState::Leftover)));
                 self.snapshots_found(snapshots, cx);
             }
             Err(failure) => {
                 tracing::error!(error = failure.summary, "volumemgr cannot look at what is stored");
-                self.inventory_tries += 1;
-                again_after(cx, Again::Inventory, self.inventory_tries);
+                let trouble = Trouble::again(self.inventory_trouble.take(), &failure, cx.now());
+                again_after(cx, Again::Inventory, trouble.tries);
+                self.inventory_trouble = Some(trouble);
             }
         }
     }

@@ -10,6 +10,7 @@ use holdfast_types::{
 use crate::runtime::Ctx;
 
 use super::Volumemgr;
+use super::concerns::Concerns;
 use super::contents::ContentState;
 use super::download::Progress as DownloadProgress;
 use super::fate::{Fate, fate};
@@ -20,6 +21,20 @@ use super::volumes::{Doing, VolumeState, Work};
 
 impl Volumemgr {
     pub(super) fn publish_statuses(&mut self, holds: &Holds, cx: &mut Ctx<Self>) {
+        self.publish_volumes(holds, cx);
+        self.publish_references(holds, cx);
+    }
+
+    /// As long as what is stored cannot be looked at: every volume says so. References do not, for what waits for a volume is to
+    /// go on waiting.
+    pub(super) fn publish_standstill(&mut self, cx: &mut Ctx<Self>) {
+        if self.inventory_trouble.is_some() {
+            let holds = self.holds(&Concerns::All, cx);
+            self.publish_volumes(&holds, cx);
+        }
+    }
+
+    fn publish_volumes(&mut self, holds: &Holds, cx: &mut Ctx<Self>) {
         let known = self.known_volumes(holds, cx);
         for key in &known {
             let status = self.volume_status(*key, holds, cx);
@@ -30,7 +45,6 @@ impl Volumemgr {
                 cx.unpublish::<VolumeStatus>(&status.key);
             }
         }
-        self.publish_references(holds, cx);
     }
 
     fn publish_references(&mut self, holds: &Holds, cx: &mut Ctx<Self>) {
@@ -121,7 +135,10 @@ impl Volumemgr {
         state: Option<&VolumeState>,
         cx: &Ctx<Self>,
     ) -> Option<ErrorReport> {
-        self.half_reverted(&key, holds)
+        let standstill = self.inventory_trouble.as_ref().map(|trouble| trouble.error.clone());
+        standstill
+            .map(|error| error.about(EntityKind::Volume, key.volume))
+            .or_else(|| self.half_reverted(&key, holds))
             .or_else(|| state.and_then(VolumeState::trouble).cloned())
             .or_else(|| self.content_error(key, row?))
             .or_else(|| self.unknown(key, holds, cx))

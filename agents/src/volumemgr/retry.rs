@@ -52,6 +52,13 @@ impl Trouble {
     pub fn after(before: u32, failure: &Failure, error: ErrorReport) -> Self {
         Trouble { error, tries: before + 1, permanent: failure.is_permanent() }
     }
+
+    /// The same, of what has no error of its own; a cause that only goes on keeps its time.
+    pub fn again(before: Option<Trouble>, failure: &Failure, now: Timestamp) -> Self {
+        let tries = before.as_ref().map_or(0, |before| before.tries);
+        let known = before.map(|before| before.error).filter(|error| error.summary == failure.summary);
+        Trouble::after(tries, failure, known.unwrap_or_else(|| failure.report(now)))
+    }
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use holdfast_persist::record;
 use holdfast_types::*;
 
 use super::desired::{self, Domain};
+use super::intake::bare_state;
 use super::machine::{WaitingFor, Write};
 use super::{App, Event, Start, Zedmanager, status};
 use crate::runtime::{Ctx, NodeMode, TimerKey};
@@ -145,7 +146,29 @@ impl Zedmanager {
     pub(super) fn publish_status(&mut self, id: AppId, cx: &mut Ctx<Self>) {
         self.update_notices(id, cx.now());
         let Some(app) = self.apps.get(&id) else { return };
-        let shown = app.state.applied.as_ref().or(app.received.as_deref());
+        let status = self.status(app, app.received.as_deref(), cx);
+        cx.publish(status);
+    }
+
+    /// As long as the snapshots cannot be listed: what is known of each application, and why nothing happens to it.
+    pub(super) fn publish_standstill(&mut self, cx: &mut Ctx<Self>) {
+        if self.unlisted.is_none() {
+            return;
+        }
+        let new = self.early.keys().filter(|app| !self.apps.contains_key(app));
+        let new: Vec<App> = new.map(|app| App::new(bare_state(*app))).collect();
+        let statuses = self.apps.values().chain(&new).map(|app| {
+            let received = self.early.get(&app.state.app);
+            self.status(app, received.map(Arc::as_ref), cx)
+        });
+        let statuses = statuses.collect();
+        let mut standing = cx.rows::<AppInstanceStatus>().iter().map(|row| row.key()).collect();
+        replace(cx, &mut standing, statuses, |_| true);
+    }
+
+    fn status(&self, app: &App, received: Option<&AppInstanceConfig>, cx: &Ctx<Self>) -> AppInstanceStatus {
+        let id = app.state.app;
+        let shown = app.state.applied.as_ref().or(received);
         let keys = shown.map(AppInstanceConfig::volume_keys).unwrap_or_default();
         // The next configuration's volumes count too: an update that waits for a download says why.
         let next = app.state.operation.iter().filter_map(|operation| operation.next.as_ref());
@@ -162,19 +185,23 @@ impl Zedmanager {
             .map(Arc::as_ref)
             .collect();
         let sources = status::Sources {
-            received: app.received.as_deref(),
-            removed: self.removed(app.received.as_deref()),
+            received,
+            removed: self.removed(received),
             domain: self.domains.get(&id).map(Arc::as_ref),
             volumes,
             start_delayed: app.start == Start::Delayed,
-            blocked: (app.waiting == WaitingFor::Admission).then(|| blocked(cx)),
+            blocked: self.blocked(app, cx),
             lost_row: self.lost_rows.get(&id).cloned(),
-            guard: self.guard(&app.state, app.received.as_deref()).unwrap_or_default(),
+            guard: self.guard(&app.state, received).unwrap_or_default(),
             notices: app.notices.clone(),
             local_order: app.local_order,
         };
-        let status = status::build(&app.state, &sources);
-        cx.publish(status);
+        status::build(&app.state, &sources)
+    }
+
+    fn blocked(&self, app: &App, cx: &Ctx<Self>) -> Option<ErrorReport> {
+        let by_mode = || (app.waiting == WaitingFor::Admission).then(|| blocked_by_mode(cx));
+        self.unlisted.clone().or_else(by_mode)
     }
 
     /// The application is gone: nothing of it is left on the bus or on disk.
@@ -235,7 +262,7 @@ fn start_delay_timer(id: AppId) -> TimerKey {
     TimerKey(format!("start-delay {id}"))
 }
 
-fn blocked(cx: &Ctx<Zedmanager>) -> ErrorReport {
+fn blocked_by_mode(cx: &Ctx<Zedmanager>) -> ErrorReport {
     match cx.mode() {
         NodeMode::ReadOnly { reason } => {
             ErrorReport::new(format!("the node is read-only: {reason}"), cx.now())

@@ -125,17 +125,25 @@ impl Zedmanager {
             Ok(scan) => {
                 tracing::warn!(failures = ?scan.failures, "records of snapshots cannot be read or swept yet");
             }
-            Err(error) => {
-                tracing::error!(error, "cannot list the snapshots; nothing is decided before that is known");
-            }
+            Err(error) => self.cannot_list(&error, cx.now()),
         }
         cx.timer(TimerKey::new("scan"), SCAN_AGAIN_AFTER, Event::ScanAgain);
         Vec::new()
     }
 
+    /// One cause keeps its time.
+    fn cannot_list(&mut self, error: &str, now: Timestamp) {
+        tracing::error!(error, "cannot list the snapshots; nothing is decided before that is known");
+        let summary = format!("nothing is started or changed: the snapshots cannot be listed: {error}");
+        if self.unlisted.as_ref().is_none_or(|known| known.summary != summary) {
+            self.unlisted = Some(ErrorReport::new(summary, now).retry("tried again every 5 s"));
+        }
+    }
+
     /// The start's inventory is here: rows and records are put side by side ([003] G9, H3), then everything moves.
     fn take_inventory(&mut self, scan: Scan, cx: &mut Ctx<Self>) -> Vec<AppId> {
         self.scanned = true;
+        self.unlisted = None;
         self.may_be_stale = true;
         for app in self.apps.values_mut() {
             inventory::presume_whole(&mut app.state);

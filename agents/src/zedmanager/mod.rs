@@ -170,6 +170,8 @@ pub struct Zedmanager {
     scanned: bool,
     /// Of this start.
     scans: u32,
+    /// Why it is not even known which snapshots there are; nothing is decided meanwhile.
+    unlisted: Option<ErrorReport>,
     config_complete: bool,
     storage_known: bool,
     domains_known: bool,
@@ -196,6 +198,7 @@ impl Zedmanager {
             early: BTreeMap::new(),
             scanned: false,
             scans: 0,
+            unlisted: None,
             config_complete: false,
             storage_known: false,
             domains_known: false,
@@ -255,7 +258,7 @@ impl Agent for Zedmanager {
         let concerned = self.take_in(event, cx);
         if !self.scanned {
             // Before the inventory nothing may be decided: a snapshot not yet found would look deleted.
-            return;
+            return self.publish_standstill(cx);
         }
         if concerned.is_empty() {
             // Also where no application is left: what storage has let go of may be told only now.

@@ -426,10 +426,42 @@ fn nothing_is_decided_before_the_snapshots_can_be_listed() {
         disk.fail_at(1, io::ErrorKind::Other);
         bench.run_jobs();
         assert_eq!(bench.rows::<AppInstanceState>().len(), 0, "scan {scan}");
+        let status = bench.row::<AppInstanceStatus>(&app_id()).expect("the controller is told");
+        let [error] = &status.errors[..] else { panic!("{:?}", status.errors) };
+        assert!(error.summary.contains("cannot list /persist/snapshots"), "scan {scan}: {error}");
+        assert_eq!((status.state, error.time), (SwState::Initial, time(0)), "scan {scan}");
         bench.advance(Duration::from_secs(5));
     }
     bench.run_jobs();
     assert_eq!(bench.rows::<AppInstanceState>().len(), 1);
+    assert_eq!(bench.row::<AppInstanceStatus>(&app_id()).expect("a status").errors, []);
+}
+
+/// What is known of an application that was there before, and of one that comes meanwhile and goes again.
+#[test]
+fn an_application_tells_what_is_known_of_it_while_the_snapshots_cannot_be_listed() {
+    let (disk, layout) = (MemDisk::new(), PersistLayout::new("/persist"));
+    layout.prepare(&disk).expect("an empty disk");
+    let mut bench = before_the_scan(&disk, &layout);
+    bench.run_jobs();
+    let before = bench.row::<AppInstanceStatus>(&app_id()).expect("a status");
+    let mut bench = before_the_scan(&disk, &layout);
+    disk.fail_at(1, io::ErrorKind::Other);
+    bench.run_jobs();
+    let status = bench.row::<AppInstanceStatus>(&app_id()).expect("a status");
+    assert_eq!(status.display_name, before.display_name);
+    assert_eq!(status.volumes, before.volumes);
+    assert!(status.activate, "it is listed: {status:?}");
+    bench.unpublish::<AppInstanceConfig>(&app_id());
+    let status = bench.row::<AppInstanceStatus>(&app_id()).expect("it has a row, so it is here");
+    assert!(!status.activate);
+    let mut other = config("1");
+    other.id_and_version.id = AppId(uuid::Uuid::from_u128(7));
+    let id = other.app();
+    bench.publish(other);
+    assert_eq!(bench.row::<AppInstanceStatus>(&id).expect("a status").errors.len(), 1);
+    bench.unpublish::<AppInstanceConfig>(&id);
+    assert_eq!(bench.row::<AppInstanceStatus>(&id), None);
 }
 
 /// [003] G9: one snapshot's record does not hold up its node for ever.

@@ -169,6 +169,35 @@ fn a_missing_file_harms_its_own_volume_only_and_is_noticed_when_it_is_back() {
     assert_eq!(node.reference(key(1, 0)).error, None);
 }
 
+/// The controller is not left without a word, and an operation that waits for the volume is not ended by it.
+#[test]
+fn every_volume_says_why_nothing_happens_while_what_is_stored_cannot_be_listed() {
+    let mut node = Node::with_volumes(1).cut_power();
+    node.bench.start();
+    node.bench.publish(blank(key(2, 0)));
+    node.bench.publish(VolumeRefConfig { key: reference(key(1, 0)) });
+    let began = node.bench.clock.now();
+    for look in 0..4 {
+        node.bench.disk.fail_at(1, std::io::ErrorKind::Other);
+        node.settle();
+        for n in [1, 2] {
+            let status = node.volume(key(n, 0)).expect("a status");
+            let error = status.error.expect("an error");
+            assert!(error.summary.contains("cannot list /persist"), "look {look}: {error}");
+            assert_eq!((status.state, error.time), (SwState::Initial, began), "look {look}");
+        }
+        assert_eq!(node.bench.rows::<VolumeRefStatus>(), [], "look {look}");
+        node.bench.advance(Duration::from_secs(8));
+    }
+    node.everybody_speaks();
+    for n in [1, 2] {
+        let status = node.volume(key(n, 0)).expect("a status");
+        assert_eq!((status.state, status.error), (SwState::CreatedVolume, None));
+    }
+    assert_eq!(node.reference(key(1, 0)).error, None);
+    assert_eq!(node.guest_reads(key(1, 0)), "first");
+}
+
 #[test]
 fn a_volume_whose_row_was_lost_is_adopted_with_its_content_and_never_overwritten() {
     let node = Node::with_volumes(1);
