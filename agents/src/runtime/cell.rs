@@ -6,7 +6,7 @@
 //!                                                          durable ─▶ visible ─▶ jobs       (`outgoing.rs`)
 //! ```
 //!
-//! Synchronous and without threads: a thread of the node or the simulation calls `step`. What a step leaves takes effect
+//! Synchronous and without tasks: the node's task or the simulation calls `step`. What a step leaves takes effect
 //! behind all that was left before it; where commits are made elsewhere ([`Commits`]), further events are handled
 //! meanwhile, and the agent's own rows answer with its last word. A durable change that fails is the end: nothing of
 //! the step or of those after it becomes visible, and the process is to exit.

@@ -6,10 +6,10 @@
 //!   jobs.rs      slow work: the scheduler                          job_context.rs  what a job sees, how it ends
 //!   timers.rs, poster.rs, mode.rs                                  step_executor.rs  jobs in a test's hand
 //!   services.rs  what the agents of a node share                   seams.rs    clock and chance
-//!   node.rs      threads, blocking pool, health, stop              bench.rs    one agent on a test bench
+//!   node.rs      tasks, blocking pool, health, stop                bench.rs    one agent on a test bench
 //! ```
 //!
-//! All but `node.rs` is synchronous and has no thread, so that the simulation drives the same code.
+//! All but `node.rs` is synchronous and has no task, so that the simulation drives the same code.
 //!
 //! # Writing an agent
 //!

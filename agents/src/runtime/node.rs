@@ -1,4 +1,4 @@
-//! A running node: a thread for each agent, the blocking pool for jobs, health, and a graceful stop.
+//! A running node: a task for each agent, the blocking pool for jobs, health, and a graceful stop.
 //!
 //! ```text
 //!   NodeBuilder.agent(a).agent(b) ── start ─▶ RunningNode ── stop(grace) ─▶ Ok
@@ -7,24 +7,25 @@
 //!                                        └─▶ RunningNode::failed: the process is to exit, non-zero
 //! ```
 //!
-//! An agent has a thread of its own, and its commits are made on the blocking pool: no slow disk delays an event, another
-//! agent, the API or the watchdog. The list of agents is one line per agent, in the binary.
+//! An agent is a task that computes and never waits for a disk: its commits and jobs are made on the blocking pool, so that no
+//! slow disk delays an event, another agent, the API or the watchdog. As a task it is woken without waking a thread: who
+//! hears of a step runs next on the same worker, or at once on an idle one. The list of agents is one line per agent, in the
+//! binary.
 //!
 //! Deliberately absent: guests. Nothing here stops one, so a restart of the service leaves them running.
 
-#![allow(clippy::disallowed_methods, reason = "this drives the agents: their threads and the blocking pool")]
+#![allow(clippy::disallowed_methods, reason = "this drives the agents: their tasks and the blocking pool")]
 
 use std::fmt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::future::poll_fn;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll, Wake, Waker};
-use std::thread::{self, JoinHandle, Thread};
+use std::task::Poll;
 use std::time::Duration;
 
 use holdfast_pubsub::BusError;
 use tokio::runtime::Handle;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
+use tokio::task::{JoinError, JoinHandle};
 
 use super::agent::Agent;
 use super::cell::{AgentCell, Driver, Fatal, Pulse, Step, panic_text};
@@ -112,33 +113,35 @@ impl NodeBuilder {
         }
     }
 
-    /// Starts every agent on its own thread. Must be called within a tokio runtime.
+    /// Starts every agent as its own task. Must be called within a tokio runtime of several threads: a step may compute for
+    /// milliseconds.
     pub fn start(self) -> Result<RunningNode, BusError> {
         let services = self.services.clone();
         let drivers = self.drivers()?;
         let (failed, failures) = mpsc::unbounded_channel();
-        let stop = Arc::new(AtomicBool::new(false));
+        let (stop, stopping) = watch::channel(());
         let pulses = drivers.iter().map(|driver| driver.pulse()).collect();
-        let threads = drivers
+        let agents = drivers
             .into_iter()
-            .map(|driver| spawn_agent(driver, &services, Arc::clone(&stop), failed.clone()))
+            .map(|driver| spawn_agent(driver, &services, stopping.clone(), failed.clone()))
             .collect();
         let space = Handle::current().spawn(watch_space(services.clone()));
-        Ok(RunningNode { services, pulses, threads, failures, stop, space })
+        Ok(RunningNode { services, pulses, agents, failures, stop, space })
     }
 }
 
-/// The agents at work.
+/// The agents at work. Dropped, they end as if the process had.
 pub struct RunningNode {
     services: Services,
     pulses: Vec<Arc<dyn Pulse>>,
-    threads: Vec<AgentThread>,
+    agents: Vec<AgentTask>,
     failures: mpsc::UnboundedReceiver<Fatal>,
-    stop: Arc<AtomicBool>,
-    space: tokio::task::JoinHandle<()>,
+    /// When it is gone, they end after the step they are at.
+    stop: watch::Sender<()>,
+    space: JoinHandle<()>,
 }
 
-struct AgentThread {
+struct AgentTask {
     name: &'static str,
     handle: JoinHandle<()>,
 }
@@ -200,8 +203,8 @@ impl RunningNode {
         let unfinished_jobs =
             running.iter().map(|job| format!("{} {}", job.info.agent, job.info.id)).collect();
         self.space.abort();
-        self.stop.store(true, Ordering::SeqCst);
-        let stuck_agents = end_threads(self.threads).await;
+        drop(self.stop);
+        let stuck_agents = ended_within(CANCEL_GRACE, self.agents).await;
         Stopped { unfinished_jobs, stuck_agents }
     }
 
@@ -233,15 +236,16 @@ impl RunningNode {
     }
 }
 
-async fn end_threads(threads: Vec<AgentThread>) -> Vec<&'static str> {
-    threads.iter().for_each(|agent| agent.handle.thread().unpark());
-    let ended = async {
-        while threads.iter().any(|agent| !agent.handle.is_finished()) {
-            tokio::time::sleep(LOOK_EVERY).await;
+/// Those that have not ended by then.
+async fn ended_within(limit: Duration, agents: Vec<AgentTask>) -> Vec<&'static str> {
+    let mut stuck = Vec::new();
+    let until = tokio::time::Instant::now() + limit;
+    for agent in agents {
+        if tokio::time::timeout_at(until, agent.handle).await.is_err() {
+            stuck.push(agent.name);
         }
-    };
-    drop(tokio::time::timeout(CANCEL_GRACE, ended).await);
-    threads.iter().filter(|agent| !agent.handle.is_finished()).map(|agent| agent.name).collect()
+    }
+    stuck
 }
 
 async fn watch_space(services: Services) {
@@ -256,50 +260,66 @@ async fn watch_space(services: Services) {
 fn spawn_agent(
     driver: Box<dyn Driver>,
     services: &Services,
-    stop: Arc<AtomicBool>,
+    stopping: watch::Receiver<()>,
     failed: mpsc::UnboundedSender<Fatal>,
-) -> AgentThread {
+) -> AgentTask {
     let name = driver.name();
-    let services = services.clone();
-    let run = move || {
-        let ended = catch_unwind(AssertUnwindSafe(|| drive(driver, &services, &stop)));
-        let result = ended
-            .unwrap_or_else(|panic| Err(Fatal::AgentPanicked { agent: name, message: panic_text(&*panic) }));
-        if let Err(fatal) = result {
+    let driving = tokio::spawn(drive(driver, services.clone(), stopping));
+    let handle = tokio::spawn(async move {
+        if let Err(fatal) = driving.await.unwrap_or_else(|error| panicked(name, error)) {
             tracing::error!(agent = name, error = &fatal as &dyn std::error::Error, "cannot go on");
             // Without a receiver the process is ending anyway.
             drop(failed.send(fatal));
         }
-    };
-    let handle = thread::Builder::new().name(name.to_string()).spawn(run);
-    AgentThread { name, handle: handle.expect("the machine has room for a thread per agent") }
+    });
+    AgentTask { name, handle }
 }
 
-fn drive(mut driver: Box<dyn Driver>, services: &Services, stop: &AtomicBool) -> Result<(), Fatal> {
-    let waker = Waker::from(Arc::new(Unpark(thread::current())));
+/// Where it did not panic, the runtime is going down.
+fn panicked(agent: &'static str, error: JoinError) -> Result<(), Fatal> {
+    match error.try_into_panic() {
+        Ok(panic) => Err(Fatal::AgentPanicked { agent, message: panic_text(&*panic) }),
+        Err(_) => Ok(()),
+    }
+}
+
+async fn drive(
+    mut driver: Box<dyn Driver>,
+    services: Services,
+    mut stopping: watch::Receiver<()>,
+) -> Result<(), Fatal> {
     driver.start()?;
-    while !stop.load(Ordering::SeqCst) {
-        if driver.step()? == Step::Idle {
-            sleep(&*driver, services, &waker);
+    // An error says that the other end is gone: stop.
+    while stopping.has_changed().is_ok() {
+        match driver.step()? {
+            Step::Handled => let_others_run().await,
+            Step::Idle => sleep(&mut *driver, &services, &mut stopping).await,
         }
     }
     Ok(())
 }
 
-/// Until an event arrives, a timer is due, or somebody unparks the thread.
-fn sleep(driver: &dyn Driver, services: &Services, waker: &Waker) {
-    if driver.poll_ready(&mut Context::from_waker(waker)) == Poll::Ready(()) {
-        return;
-    }
-    let until_timer = driver.next_timer().map(|at| at.saturating_sub(services.clock.elapsed()));
-    thread::park_timeout(until_timer.unwrap_or(LONGEST_SLEEP).min(LONGEST_SLEEP));
+/// Whom the step has woken comes before the next step.
+async fn let_others_run() {
+    let mut has_waited = false;
+    poll_fn(|context| {
+        if std::mem::replace(&mut has_waited, true) {
+            return Poll::Ready(());
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
 }
 
-struct Unpark(Thread);
-
-impl Wake for Unpark {
-    fn wake(self: Arc<Self>) {
-        self.0.unpark();
+/// Until an event arrives, a timer is due, or the node stops.
+async fn sleep(driver: &mut dyn Driver, services: &Services, stopping: &mut watch::Receiver<()>) {
+    let until_timer = driver.next_timer().map(|at| at.saturating_sub(services.clock.elapsed()));
+    let longest = until_timer.unwrap_or(LONGEST_SLEEP).min(LONGEST_SLEEP);
+    tokio::select! {
+        () = poll_fn(move |context| driver.poll_ready(context)) => {}
+        () = tokio::time::sleep(longest) => {}
+        _ = stopping.changed() => {}
     }
 }
 

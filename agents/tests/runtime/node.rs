@@ -1,6 +1,6 @@
-//! Agents on their threads: readiness, health, failure, stop. Real time; every wait has a deadline.
+//! Agents at work: readiness, health, failure, stop. Real time; every wait has a deadline.
 
-#![allow(clippy::disallowed_methods, reason = "real threads and real time")]
+#![allow(clippy::disallowed_methods, reason = "a real runtime and real time")]
 
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;

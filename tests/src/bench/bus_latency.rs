@@ -1,4 +1,4 @@
-//! From publish to handler across threads, on a node with nothing else to do.
+//! From publish to handler across tasks, on a node with nothing else to do.
 //!
 //! ```text
 //!   pacer ── event ─▶ speaker ── publishes the time ─▶ listener: now - that time        agents of a real node
@@ -7,10 +7,10 @@
 //! ```
 //!
 //! The three take turns in blocks. Between two exchanges there is a pause of 1 to 2 ms, in which all of them sleep: what
-//! is measured is mostly how the machine wakes a sleeper. Plain threads say what that costs at least. A message between
-//! two tasks need not wake any thread: tokio lets the receiver run on the sender's, when that has nothing else to do.
+//! is measured begins when the first of two is awake. A message between two tasks need not wake any thread: tokio lets the
+//! receiver run next on the sender's, be it an agent or a bare task. Plain threads say what it would cost otherwise.
 //!
-//! The listener is woken by the bus's own way (mailbox, waker, the agent's thread), the clock is the node's.
+//! The listener is woken by the bus's own way (mailbox, waker, the agent's task), the clock is the node's.
 //!
 //! Deliberately absent: a load (`delay.rs`) and durability (`durable.rs`).
 
