@@ -25,7 +25,7 @@ use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use self::tree::{Body, Fuse, ROOT, State, Survivors, split, usize_of};
+use self::tree::{Body, Fuse, Inode, InodeId, ROOT, State, Survivors, split, usize_of};
 use crate::disk::{DirEntry, Disk, DiskLock, Metadata, Space, named};
 
 mod tree;
@@ -114,10 +114,7 @@ impl MemDisk {
     /// are reset. Asked in the order of paths, directories before what is in them.
     pub fn crash_with(&self, fate: &mut dyn FnMut(Unsynced<'_>) -> Fate) {
         let mut state = self.lock_state();
-        let next_inode = state.next_inode;
-        let mut survivors = Survivors { kept: BTreeMap::new(), next_inode, used_bytes: 0, fate };
-        state.survive(ROOT, &mut vec![Path::new("/").as_os_str()], &mut survivors);
-        let Survivors { kept, next_inode, used_bytes, .. } = survivors;
+        let Survivors { kept, next_inode, used_bytes, .. } = Survivors::of(&state, fate);
         state.inodes = kept;
         state.next_inode = next_inode;
         state.used_bytes = used_bytes;
@@ -129,19 +126,34 @@ impl MemDisk {
     /// calls but does not log them, and has no locks and fuses. Content is shared until one of them changes it.
     pub fn fork(&self) -> MemDisk {
         let state = self.lock_state();
-        MemDisk {
-            state: Arc::new(Mutex::new(State {
-                inodes: state.inodes.clone(),
-                next_inode: state.next_inode,
-                capacity_bytes: state.capacity_bytes,
-                used_bytes: state.used_bytes,
-                call_count: 0,
-                log: None,
-                fuses: Vec::new(),
-                locks: BTreeMap::new(),
-                next_lock: state.next_lock,
-            })),
-        }
+        MemDisk::another(&state, state.inodes.clone(), state.next_inode, state.used_bytes)
+    }
+
+    /// A fork on which [`MemDisk::crash_with`] was called; this one goes on.
+    pub fn fork_after_cut(&self, fate: &mut dyn FnMut(Unsynced<'_>) -> Fate) -> MemDisk {
+        let state = self.lock_state();
+        let Survivors { kept, next_inode, used_bytes, .. } = Survivors::of(&state, fate);
+        MemDisk::another(&state, kept, next_inode, used_bytes)
+    }
+
+    fn another(
+        state: &State,
+        inodes: BTreeMap<InodeId, Inode>,
+        next_inode: InodeId,
+        used_bytes: u64,
+    ) -> MemDisk {
+        let state = State {
+            inodes,
+            next_inode,
+            capacity_bytes: state.capacity_bytes,
+            used_bytes,
+            call_count: 0,
+            log: None,
+            fuses: Vec::new(),
+            locks: BTreeMap::new(),
+            next_lock: state.next_lock,
+        };
+        MemDisk { state: Arc::new(Mutex::new(state)) }
     }
 
     /// Equal for disks that hold the same names with the same live content. Not a counted call.

@@ -7,7 +7,7 @@ use std::ffi::{OsStr, OsString};
 use std::hash::Hasher;
 use std::io::{self, ErrorKind};
 use std::path::{Component, Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use super::{Call, Fate, Unsynced};
 use crate::disk::{DirEntry, EntryKind, Metadata};
@@ -39,8 +39,8 @@ pub(super) struct Inode {
 #[derive(Debug, Clone)]
 pub(super) enum Body {
     File {
-        live: Arc<Vec<u8>>,
-        durable: Arc<Vec<u8>>,
+        live: Arc<Content>,
+        durable: Arc<Content>,
     },
     /// `ties`: names that un-synced renames within the directory bind together.
     Directory {
@@ -48,6 +48,14 @@ pub(super) enum Body {
         durable: Arc<Names>,
         ties: Vec<(OsString, OsString)>,
     },
+}
+
+/// A file's bytes, shared between disks until one changes them.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Content {
+    bytes: Vec<u8>,
+    /// Made when it is first asked for: many disks hold the same content.
+    hash: OnceLock<u64>,
 }
 
 pub(super) type Names = BTreeMap<OsString, InodeId>;
@@ -115,7 +123,7 @@ impl State {
 
     pub(super) fn content(&self, path: &Path) -> io::Result<&[u8]> {
         match &self.found(path)?.body {
-            Body::File { live, .. } => Ok(live),
+            Body::File { live, .. } => Ok(&live.bytes),
             Body::Directory { .. } => Err(ErrorKind::IsADirectory.into()),
         }
     }
@@ -130,7 +138,7 @@ impl State {
     /// To be changed.
     pub(super) fn file(&mut self, path: &Path) -> io::Result<&mut Vec<u8>> {
         match &mut self.existing(path)?.body {
-            Body::File { live, .. } => Ok(Arc::make_mut(live)),
+            Body::File { live, .. } => Ok(Arc::make_mut(live).make_mut()),
             Body::Directory { .. } => Err(ErrorKind::IsADirectory.into()),
         }
     }
@@ -240,7 +248,7 @@ impl State {
         let body = match &original.body {
             Body::File { live, durable } => {
                 let content = surviving_content(live, durable, path, after);
-                after.used_bytes += content.len() as u64;
+                after.used_bytes += content.bytes.len() as u64;
                 Body::File { live: Arc::clone(&content), durable: content }
             }
             Body::Directory { live, durable, ties } => {
@@ -284,8 +292,7 @@ impl State {
     pub(super) fn hash_below(&self, id: InodeId, hasher: &mut impl Hasher) {
         match &self.inodes[&id].body {
             Body::File { live, .. } => {
-                hasher.write_usize(live.len());
-                hasher.write(live);
+                hasher.write_u64(live.hash());
             }
             Body::Directory { live, .. } => {
                 hasher.write_usize(live.len());
@@ -299,7 +306,32 @@ impl State {
     }
 }
 
-impl Survivors<'_> {
+impl Content {
+    fn make_mut(&mut self) -> &mut Vec<u8> {
+        self.hash.take();
+        &mut self.bytes
+    }
+
+    fn hash(&self) -> u64 {
+        *self.hash.get_or_init(|| {
+            // Without keys: the same in every process.
+            let mut hasher = rustc_hash::FxHasher::default();
+            hasher.write_usize(self.bytes.len());
+            hasher.write(&self.bytes);
+            hasher.finish()
+        })
+    }
+}
+
+impl<'a> Survivors<'a> {
+    /// What a cut leaves of all there is.
+    pub(super) fn of(state: &State, fate: &'a mut dyn FnMut(Unsynced<'_>) -> Fate) -> Self {
+        let mut survivors =
+            Survivors { kept: BTreeMap::new(), next_inode: state.next_inode, used_bytes: 0, fate };
+        state.survive(ROOT, &mut vec![Path::new("/").as_os_str()], &mut survivors);
+        survivors
+    }
+
     fn new_inode(&mut self) -> InodeId {
         self.next_inode += 1;
         self.next_inode - 1
@@ -307,19 +339,20 @@ impl Survivors<'_> {
 }
 
 fn surviving_content(
-    live: &Arc<Vec<u8>>,
-    durable: &Arc<Vec<u8>>,
+    live: &Arc<Content>,
+    durable: &Arc<Content>,
     path: &[&OsStr],
     after: &mut Survivors<'_>,
-) -> Arc<Vec<u8>> {
-    if Arc::ptr_eq(live, durable) || live == durable {
+) -> Arc<Content> {
+    if Arc::ptr_eq(live, durable) || live.bytes == durable.bytes {
         return Arc::clone(durable);
     }
     match (after.fate)(Unsynced::Content { path: &joined(path) }) {
         Fate::Lost => Arc::clone(durable),
         Fate::Kept => Arc::clone(live),
         Fate::Torn { sector_bytes, kept_sectors } => {
-            Arc::new(torn(live, durable, sector_bytes.max(1), kept_sectors))
+            let bytes = torn(&live.bytes, &durable.bytes, sector_bytes.max(1), kept_sectors);
+            Arc::new(Content { bytes, hash: OnceLock::new() })
         }
     }
 }
@@ -390,7 +423,7 @@ impl Inode {
     pub(super) fn metadata(&self) -> Metadata {
         match &self.body {
             Body::File { live, .. } => {
-                Metadata { kind: EntryKind::File, size_bytes: live.len() as u64, mode: self.mode }
+                Metadata { kind: EntryKind::File, size_bytes: live.bytes.len() as u64, mode: self.mode }
             }
             Body::Directory { .. } => Metadata { kind: EntryKind::Directory, size_bytes: 0, mode: self.mode },
         }
@@ -404,7 +437,7 @@ impl Body {
     }
 
     pub(super) fn empty_file() -> Self {
-        let content = Arc::<Vec<u8>>::default();
+        let content = Arc::<Content>::default();
         Body::File { live: Arc::clone(&content), durable: content }
     }
 }

@@ -29,7 +29,7 @@ use super::locals::LOCAL_SEEDS;
 use super::meddling::{GUARD_SEEDS, RAW_SEEDS};
 use super::tap::{CutPoint, Recorder};
 use super::workload::{ON_FILES, ON_RAW, ON_ZFS, Setting, Workload};
-use super::{Schedule, Survival, Violation, World};
+use super::{Left, Schedule, Survival, Violation, World};
 
 /// How far a workload is explored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -194,7 +194,7 @@ pub(super) fn finish(world: &mut World, story: &str, depth: Depth, show: Show, o
 }
 
 /// What cuts have left: a disk's fingerprint, and the outside then.
-type Left = HashSet<(u64, (u64, u64, usize))>;
+type SeenLeft = HashSet<(u64, (u64, u64, usize))>;
 
 /// `is_counted` is false for cuts that only lead to others.
 fn cut_everywhere(
@@ -202,23 +202,28 @@ fn cut_everywhere(
     story: &str,
     depth: Depth,
     is_counted: bool,
-    seen: &mut Left,
+    seen: &mut SeenLeft,
     show: Show,
     outcome: &mut Outcome,
 ) {
     let coins = |call: u64| (0..depth.coins).map(move |coin| Survival::Coin(call * 64 + coin));
     for point in points {
-        for survival in [Survival::Lost, Survival::Kept].into_iter().chain(coins(point.call)) {
-            let disk = point.disk.fork();
-            survival.cut(&disk);
+        let mut survivals = [Survival::Lost, Survival::Kept].into_iter().chain(coins(point.call));
+        while let Some(survival) = survivals.next() {
+            let Left { disk, was_synced } = survival.after_cut(&point.disk);
             let outside = (point.ground.orders.edits, point.ground.last_mark, point.ground.promised.len());
-            if !seen.insert((disk.fingerprint(), outside)) {
+            if seen.insert((disk.fingerprint(), outside)) {
+                outcome.cuts += u64::from(is_counted);
+                let cut = Cut { point, survival, disk, story };
+                recover(cut, depth, seen, show, outcome);
+            } else {
                 outcome.repeated += u64::from(is_counted);
-                continue;
             }
-            outcome.cuts += u64::from(is_counted);
-            let cut = Cut { point, survival, disk, story };
-            recover(cut, depth, seen, show, outcome);
+            if was_synced {
+                // The others leave the same.
+                outcome.repeated += if is_counted { survivals.by_ref().count() as u64 } else { 0 };
+                break;
+            }
         }
     }
 }
@@ -240,7 +245,7 @@ impl Cut<'_> {
 }
 
 /// Lets the power come back.
-fn recover(cut: Cut<'_>, depth: Depth, seen: &mut Left, show: Show, outcome: &mut Outcome) {
+fn recover(cut: Cut<'_>, depth: Depth, seen: &mut SeenLeft, show: Show, outcome: &mut Outcome) {
     let recorder = if depth.second == Second::No { Recorder::Off } else { Recorder::All(Vec::new()) };
     let ground = cut.point.after_cut(cut.survival);
     if show != Show::Nothing {

@@ -91,22 +91,36 @@ pub enum Survival {
 }
 
 impl Survival {
-    /// The power is gone and back.
-    pub fn cut(self, disk: &MemDisk) {
-        match self {
-            Survival::Lost => disk.crash(),
-            Survival::Kept => disk.crash_with(&mut |_| Fate::Kept),
-            Survival::Coin(seed) => {
-                let chance = SeededEntropy::new(seed);
-                disk.crash_with(&mut |_| match chance.next_u64() % 4 {
+    /// The disk as it is when the power is gone and back.
+    pub fn after_cut(self, disk: &MemDisk) -> Left {
+        let chance = match self {
+            Survival::Coin(seed) => SeededEntropy::new(seed),
+            Survival::Lost | Survival::Kept => SeededEntropy::new(0),
+        };
+        let mut was_synced = true;
+        let disk = disk.fork_after_cut(&mut |_| {
+            was_synced = false;
+            match self {
+                Survival::Lost => Fate::Lost,
+                Survival::Kept => Fate::Kept,
+                Survival::Coin(_) => match chance.next_u64() % 4 {
                     0 => Fate::Lost,
                     1 => Fate::Kept,
                     2 => Fate::Torn { sector_bytes: 512, kept_sectors: chance.next_u64() },
                     _ => Fate::Torn { sector_bytes: 4096, kept_sectors: chance.next_u64() },
-                });
+                },
             }
-        }
+        });
+        Left { disk, was_synced }
     }
+}
+
+/// What a cut has left.
+#[derive(Debug, Clone)]
+pub struct Left {
+    pub disk: MemDisk,
+    /// There was nothing that could have been lost.
+    pub was_synced: bool,
 }
 
 /// In which order things happen that could happen in several.
@@ -174,9 +188,8 @@ impl World {
         recorder: Recorder,
         schedule: Schedule,
     ) -> Result<World, Violation> {
-        let disk = point.disk.fork();
-        survival.cut(&disk);
-        World::boot_on(disk, point.after_cut(survival), recorder, schedule)
+        let left = survival.after_cut(&point.disk);
+        World::boot_on(left.disk, point.after_cut(survival), recorder, schedule)
     }
 
     /// The node's process was killed at this moment and is started again: guests live on, the disk forgets nothing.

@@ -67,7 +67,7 @@ pub fn moments_of(op: Op) -> Vec<CutPoint> {
 /// The power is gone, and with it what was not synced.
 fn cut(point: &CutPoint) -> CutPoint {
     let point = CutPoint { disk: point.disk.fork(), ..point.clone() };
-    Survival::Lost.cut(&point.disk);
+    point.disk.crash();
     point
 }
 
