@@ -297,7 +297,7 @@ fn fail(state: &mut AppInstanceState, error: ErrorReport, facts: &Facts<'_>) {
         let failed = operation.next.clone();
         let in_force =
             change::in_effect(received, state.applied.as_ref(), state.superseded_version.as_deref());
-        let about = failed.filter(|failed| *failed != in_force).unwrap_or_else(|| received.clone());
+        let about = failed.filter(|failed| *failed != *in_force).unwrap_or_else(|| received.clone());
         state.waiting = Some(WaitingUpdate { received: about, error: error.clone() });
     }
     state.last_failure = Some(FailedOperation { number: operation.number, kind: operation.kind, error });

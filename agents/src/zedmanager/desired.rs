@@ -177,11 +177,11 @@ pub enum Domain {
 }
 
 /// Whether the guest is to run, and on which disks ([003] B7, C5: never before the operation is over).
-pub fn domain(
+pub fn domain<'a>(
     state: &AppInstanceState,
     facts: &Facts<'_>,
     start_held_back: bool,
-    refs: impl Fn(&VolumeRefKey) -> Option<VolumeRefStatus>,
+    refs: impl Fn(&VolumeRefKey) -> Option<&'a VolumeRefStatus>,
 ) -> Domain {
     let stopping = state.operation.as_ref().is_some_and(needs_guest_down);
     let Some(applied) = &state.applied else {
@@ -199,7 +199,7 @@ pub fn domain(
         let format = status.format.filter(|_| ready)?;
         Some(DiskConfig {
             volume: volume.key(),
-            file_location: status.file_location,
+            file_location: status.file_location.clone(),
             format,
             read_only: status.read_only,
         })

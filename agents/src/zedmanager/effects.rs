@@ -105,7 +105,7 @@ impl Zedmanager {
         let preflights = desired::preflights(&app.state).into_iter().chain(app.question.clone()).collect();
         let held_back = app.start != Start::Free;
         let domain = desired::domain(&app.state, &facts, held_back, |key| {
-            self.volume_refs.get(key).map(|status| (**status).clone())
+            self.volume_refs.get(key).map(Arc::as_ref)
         });
         let refs = refs.into_iter().map(|key| VolumeRefConfig { key }).collect();
         if let Some(App { wishes, .. }) = self.apps.get_mut(&id) {

@@ -274,7 +274,7 @@ fn choose_change(state: &AppInstanceState, facts: &Facts<'_>) -> Decision {
     }
     match change::classify(applied, &wanted) {
         Change::None => {}
-        Change::InPlace => return Decision::ApplyInPlace(Box::new(wanted)),
+        Change::InPlace => return Decision::ApplyInPlace(Box::new(wanted.into_owned())),
         Change::Restart | Change::Purge if state.waiting.is_some() => {
             // What waits holds up nothing else: the old version runs, and what is to be cut now is cut of it.
             return old_version_runs(applied, &wanted)
@@ -287,7 +287,7 @@ fn choose_change(state: &AppInstanceState, facts: &Facts<'_>) -> Decision {
                 return deletions;
             }
             let plan = NewOperation {
-                next: Some(wanted),
+                next: Some(wanted.into_owned()),
                 snapshots: list::waiting_for_update(state),
                 volumes: applied.volume_keys(),
                 ..NewOperation::new(OperationKind::Update)

@@ -75,7 +75,7 @@ fn is_outdated(state: &AppInstanceState, operation: &Operation, facts: &Facts<'_
         return false;
     };
     let wanted = change::in_effect(received, state.applied.as_ref(), state.superseded_version.as_deref());
-    operation.next.as_ref() != Some(&wanted)
+    operation.next.as_ref() != Some(&*wanted)
 }
 
 fn prepare_volumes(state: &AppInstanceState, operation: &Operation, facts: &Facts<'_>) -> Decision {

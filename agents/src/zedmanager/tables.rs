@@ -361,8 +361,9 @@ fn only_the_target_is_rolled_back_to_and_only_with_the_guest_down() {
 /// [003] B7, G8: a guest is started only when all is known; until then what stands on the bus stays.
 #[test]
 fn a_guest_starts_when_everything_is_known_and_ready() {
-    let status = |key: &VolumeRefKey| VolumeRefStatus {
-        key: *key,
+    let key = VolumeRefKey { app: app_id(), volume: volume_ref(1, 0).key() };
+    let status = VolumeRefStatus {
+        key,
         state: SwState::CreatedVolume,
         progress: 100,
         file_location: "/volumes/v".to_owned(),
@@ -371,12 +372,9 @@ fn a_guest_starts_when_everything_is_known_and_ready() {
         error: None,
     };
     let wish = |given: &Given, held_back: bool, edit: fn(&mut VolumeRefStatus)| {
-        let refs = |key: &VolumeRefKey| {
-            let mut status = status(key);
-            edit(&mut status);
-            Some(status)
-        };
-        match desired::domain(&installed(""), &given.facts(), held_back, refs) {
+        let mut status = status.clone();
+        edit(&mut status);
+        match desired::domain(&installed(""), &given.facts(), held_back, |_| Some(&status)) {
             Domain::Unchanged => "unchanged",
             Domain::Wanted(config) if config.activate => "start",
             Domain::Wanted(_) => "stop",
