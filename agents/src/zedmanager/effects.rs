@@ -104,11 +104,11 @@ impl Zedmanager {
         // A plan is asked about only while no operation runs.
         let preflights = desired::preflights(&app.state).into_iter().chain(app.question.clone()).collect();
         let held_back = app.start != Start::Free;
-        let domain = desired::domain(&app.state, &facts, held_back, |key| {
-            self.volume_refs.get(key).map(Arc::as_ref)
-        });
+        let domain =
+            desired::domain(&app.state, &facts, held_back, |key| self.volume_refs.get(key).map(Arc::as_ref));
         let refs = refs.into_iter().map(|key| VolumeRefConfig { key }).collect();
-        if let Some(App { wishes, .. }) = self.apps.get_mut(&id) {
+        if let Some(app) = self.apps.get_mut(&id) {
+            let wishes = &mut app.wishes;
             replace(cx, &mut wishes.refs, refs, |row| row.key.app == id);
             replace(cx, &mut wishes.snapshots, snapshots, |row| row.app == id);
             replace(cx, &mut wishes.preflights, preflights, |row| row.app == id);
@@ -123,7 +123,7 @@ impl Zedmanager {
     pub(super) fn complete_domain_wishes(&mut self, cx: &mut Ctx<Self>) {
         let has_wish =
             |app: &App| app.state.applied.is_none() || cx.get::<DomainConfig>(&app.state.app).is_some();
-        if !self.domains_wished && self.apps.values().all(has_wish) {
+        if !self.domains_wished && self.apps.values().all(|app| has_wish(app)) {
             self.domains_wished = true;
             cx.signal_restarted::<DomainConfig>();
         }
@@ -156,7 +156,7 @@ impl Zedmanager {
             return;
         }
         let new = self.early.keys().filter(|app| !self.apps.contains_key(app));
-        let new: Vec<App> = new.map(|app| App::new(bare_state(*app))).collect();
+        let new: Vec<Box<App>> = new.map(|app| App::new(bare_state(*app))).collect();
         let statuses = self.apps.values().chain(&new).map(|app| {
             let received = self.early.get(&app.state.app);
             self.status(app, received.map(Arc::as_ref), cx)
@@ -206,7 +206,8 @@ impl Zedmanager {
 
     /// The application is gone: nothing of it is left on the bus or on disk.
     pub(super) fn forget(&mut self, id: AppId, cx: &mut Ctx<Self>) {
-        let Some(App { received, mut wishes, .. }) = self.apps.remove(&id) else { return };
+        let Some(app) = self.apps.remove(&id) else { return };
+        let App { received, mut wishes, .. } = *app;
         self.may_be_stale = true;
         replace::<VolumesSnapshotConfig>(cx, &mut wishes.snapshots, Vec::new(), |row| row.app == id);
         replace::<SnapshotPreflightConfig>(cx, &mut wishes.preflights, Vec::new(), |row| row.app == id);

@@ -134,8 +134,8 @@ enum Start {
 }
 
 impl App {
-    fn new(state: AppInstanceState) -> Self {
-        App {
+    fn new(state: AppInstanceState) -> Box<Self> {
+        Box::new(App {
             state,
             written: None,
             received: None,
@@ -147,14 +147,15 @@ impl App {
             asked: None,
             question: None,
             wishes: Wishes::default(),
-        }
+        })
     }
 }
 
 #[derive(Debug)]
 pub struct Zedmanager {
     layout: PersistLayout,
-    apps: BTreeMap<AppId, App>,
+    /// Boxed: one is taken out and put back at each event, and is large.
+    apps: BTreeMap<AppId, Box<App>>,
     volume_refs: BTreeMap<VolumeRefKey, Arc<VolumeRefStatus>>,
     storage: BTreeMap<SnapshotId, VolumesSnapshotStatus>,
     preflight: BTreeMap<SnapshotId, SnapshotPreflightStatus>,
