@@ -4,6 +4,7 @@
 //! in one row, [`AppInstanceState`], so that every commit point is one atomic write.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -66,7 +67,7 @@ pub struct Operation {
     pub phase: Phase,
     pub started_at: Timestamp,
     /// The configuration in force once the operation is done. None: it stays as it is (or goes, with the app).
-    pub next: Option<AppInstanceConfig>,
+    pub next: Option<Arc<AppInstanceConfig>>,
     /// Versions before and after, for people; the bodies are in the row's `applied` and in `next`.
     pub version_before: Option<String>,
     pub version_after: Option<String>,
@@ -169,7 +170,7 @@ fn is_false(flag: &bool) -> bool {
 pub struct AppInstanceState {
     pub app: AppId,
     /// The configuration last applied ([003] A5). None before the first installation is done.
-    pub applied: Option<AppInstanceConfig>,
+    pub applied: Option<Arc<AppInstanceConfig>>,
     pub operation: Option<Operation>,
     pub last_operation: OperationNumber,
     /// The rollback counter last acted on; set by the first config ever seen without acting ([003] A4).
@@ -202,7 +203,7 @@ pub struct AppInstanceState {
 #[serde(rename_all = "PascalCase")]
 pub struct WaitingUpdate {
     /// The configuration as received when the update failed; anything different is a new try.
-    pub received: AppInstanceConfig,
+    pub received: Arc<AppInstanceConfig>,
     pub error: ErrorReport,
 }
 

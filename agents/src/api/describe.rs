@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 
 use holdfast_types::{
-    AgreedSnapshot, AppId, AppInstanceConfig, AppInstanceStatus, Blocker, BlockerKind, ConfigSource,
-    DomainState, DomainStatus, Downtime, EffectiveGuard, ErrorReport, Guard, HaState, LocalOutcome,
-    Operation, OperationKind, Phase, Plan, SnapshotEntry, SnapshotId, SnapshotInstanceStatus, SnapshotState,
-    SnapshotType, SwState, VolumeSnapshotMeta, VolumeStatus,
+    AgreedSnapshot, AppId, AppInstanceStatus, Blocker, BlockerKind, ConfigSource, DomainState, DomainStatus,
+    Downtime, EffectiveGuard, ErrorReport, Guard, HaState, LocalOutcome, Operation, OperationKind, Phase,
+    Plan, SnapshotEntry, SnapshotId, SnapshotInstanceStatus, SnapshotState, SnapshotType, SwState,
+    VolumeSnapshotMeta, VolumeStatus,
 };
 
 use super::documents::*;
@@ -234,7 +234,7 @@ fn progress(view: &View, operation: &Operation) -> Option<u8> {
         Phase::RevertingVolumes => return clone_progress(view, operation),
         _ => return None,
     }
-    let keys = operation.next.as_ref().map(AppInstanceConfig::volume_keys)?;
+    let keys = operation.next.as_ref().map(|config| config.volume_keys())?;
     let done = |key| match view.volumes.get(key) {
         Some(volume) if volume.state == SwState::CreatedVolume => 100,
         Some(volume) => u64::from(volume.progress),

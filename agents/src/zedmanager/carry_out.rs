@@ -1,5 +1,7 @@
 //! What a decision changes in the row, and what must be durable before the row is. Pure, like the decision.
 
+use std::sync::Arc;
+
 use holdfast_types::{
     AppInstanceState, DoneRollback, ErrorReport, FailedOperation, GuardRecord, LocalAction, LocalOrigin,
     LocalOutcome, Operation, OperationKind, Phase, SnapshotId, SnapshotInstanceStatus, SnapshotState,
@@ -15,7 +17,7 @@ pub fn carry_out(state: &mut AppInstanceState, decision: Decision, facts: &Facts
     match decision {
         Decision::Wait(_) | Decision::ForgetApp => Vec::new(),
         Decision::ApplyInPlace(config) => {
-            state.applied = Some(*config);
+            state.applied = Some(config);
             Vec::new()
         }
         Decision::Begin(plan) => {
@@ -213,8 +215,8 @@ fn was_cut(state: &SnapshotState) -> bool {
 /// [003] B1: the configuration last applied is set aside, durably, before anything is stopped.
 fn saved_configs(state: &AppInstanceState, facts: &Facts<'_>) -> Vec<Write> {
     let (Some(operation), Some(applied)) = (&state.operation, &state.applied) else { return Vec::new() };
-    let missing = operation.snapshots.iter().filter(|desc| facts.saved.get(&desc.id) != Some(applied));
-    missing.map(|desc| Write::SaveConfig(desc.id, Box::new(applied.clone()))).collect()
+    let missing = operation.snapshots.iter().filter(|desc| facts.saved.get(&desc.id) != Some(&**applied));
+    missing.map(|desc| Write::SaveConfig(desc.id, Arc::clone(applied))).collect()
 }
 
 fn ask_for_deletions(state: &mut AppInstanceState) {
@@ -296,8 +298,8 @@ fn fail(state: &mut AppInstanceState, error: ErrorReport, facts: &Facts<'_>) {
         // What has come in since is not what failed: it is obeyed at once ([003] C6), its snapshots asked for with it.
         let failed = operation.next.clone();
         let in_force =
-            change::in_effect(received, state.applied.as_ref(), state.superseded_version.as_deref());
-        let about = failed.filter(|failed| *failed != *in_force).unwrap_or_else(|| received.clone());
+            change::in_effect(received, state.applied.as_deref(), state.superseded_version.as_deref());
+        let about = failed.filter(|failed| *failed != in_force).unwrap_or_else(|| received.clone());
         state.waiting = Some(WaitingUpdate { received: about, error: error.clone() });
     }
     state.last_failure = Some(FailedOperation { number: operation.number, kind: operation.kind, error });

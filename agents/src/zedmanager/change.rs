@@ -3,7 +3,7 @@
 //! Plain functions from values to values: nothing here knows the bus, the clock or the disk. Changes are always
 //! judged against the configuration last *applied*, never last received ([003] A5).
 
-use std::borrow::Cow;
+use std::sync::Arc;
 
 use holdfast_types::AppInstanceConfig;
 
@@ -77,16 +77,16 @@ pub fn fix_up(snapshot: &AppInstanceConfig, current: &AppInstanceConfig) -> AppI
 
 /// What the controller wants in effect. After a rollback its version from before is not obeyed as a whole,
 /// because it would undo the rollback; only what a rollback takes from the current configuration is ([003] C5).
-pub fn in_effect<'a>(
-    received: &'a AppInstanceConfig,
+pub fn in_effect(
+    received: &Arc<AppInstanceConfig>,
     applied: Option<&AppInstanceConfig>,
     superseded_version: Option<&str>,
-) -> Cow<'a, AppInstanceConfig> {
+) -> Arc<AppInstanceConfig> {
     match applied {
         Some(applied) if superseded_version == Some(received.version()) => {
-            Cow::Owned(fix_up(applied, received))
+            Arc::new(fix_up(applied, received))
         }
-        _ => Cow::Borrowed(received),
+        _ => Arc::clone(received),
     }
 }
 
@@ -165,11 +165,12 @@ mod tests {
         let mut received = config("2");
         received.volumes.clear();
         received.restart.counter = 1;
+        let received = Arc::new(received);
 
         let held_back = in_effect(&received, Some(&applied), Some("2"));
         assert_eq!(held_back.volumes, applied.volumes);
         assert_eq!(held_back.restart.counter, 1);
-        assert_eq!(*in_effect(&received, Some(&applied), Some("1")), received, "a new version is obeyed");
-        assert_eq!(*in_effect(&received, Some(&applied), None), received);
+        assert_eq!(in_effect(&received, Some(&applied), Some("1")), received, "a new version is obeyed");
+        assert_eq!(in_effect(&received, Some(&applied), None), received);
     }
 }

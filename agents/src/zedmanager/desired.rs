@@ -18,7 +18,7 @@ use super::phases::checked_snapshots;
 pub fn volume_refs(state: &AppInstanceState) -> BTreeSet<VolumeRefKey> {
     let next = state.operation.as_ref().and_then(|operation| operation.next.as_ref());
     let configs = state.applied.iter().chain(next);
-    let keys = configs.flat_map(AppInstanceConfig::volume_keys);
+    let keys = configs.flat_map(|config| config.volume_keys());
     keys.map(|volume| VolumeRefKey { app: state.app, volume }).collect()
 }
 

@@ -25,7 +25,7 @@ impl Zedmanager {
                     Err(error) => tracing::error!(%id, %error, "a configuration that cannot be written down"),
                 }
                 self.add_directory(id);
-                self.saved.insert(id, *config);
+                self.saved.insert(id, (*config).clone());
             }
             Write::SaveInstance(instance) => {
                 let id = instance.snapshot.id;
@@ -98,7 +98,7 @@ impl Zedmanager {
     pub(super) fn publish_wishes(&mut self, id: AppId, cx: &mut Ctx<Self>) {
         let Some(app) = self.apps.get(&id) else { return };
         let volumes = self.readiness(id);
-        let facts = self.facts(&app.state, app.received.as_deref(), &volumes, cx);
+        let facts = self.facts(&app.state, app.received.as_ref(), &volumes, cx);
         let refs = desired::volume_refs(&app.state);
         let snapshots = desired::snapshot_configs(&app.state, &facts);
         // A plan is asked about only while no operation runs.
@@ -168,11 +168,11 @@ impl Zedmanager {
 
     fn status(&self, app: &App, received: Option<&AppInstanceConfig>, cx: &Ctx<Self>) -> AppInstanceStatus {
         let id = app.state.app;
-        let shown = app.state.applied.as_ref().or(received);
+        let shown = app.state.applied.as_deref().or(received);
         let keys = shown.map(AppInstanceConfig::volume_keys).unwrap_or_default();
         // The next configuration's volumes count too: an update that waits for a download says why.
         let next = app.state.operation.iter().filter_map(|operation| operation.next.as_ref());
-        let next: Vec<VolumeKey> = next.flat_map(AppInstanceConfig::volume_keys).collect();
+        let next: Vec<VolumeKey> = next.flat_map(|config| config.volume_keys()).collect();
         let failed = next.iter().filter(|key| !keys.contains(key)).filter(|key| {
             self.volume_refs
                 .get(&VolumeRefKey { app: id, volume: **key })

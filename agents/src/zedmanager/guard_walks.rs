@@ -314,7 +314,7 @@ fn local_settings_go_with_their_application_and_never_come_without_it() {
 #[test]
 fn rows_and_records_from_before_the_guard_are_read() {
     let mut state = state_with("a1");
-    state.applied = Some(config("1"));
+    state.applied = Some(config("1").into());
     state.operation = Some(rollback_operation(1, Phase::StoppingGuest));
     let text = serde_json::to_string(&state).expect("plain data");
     assert!(

@@ -104,7 +104,7 @@ impl Zedmanager {
             return;
         }
         match (self.apps.get_mut(&id), config) {
-            (Some(app), config) => app.received = config,
+            (Some(app), config) => app.received = config.map(|config| app.shared(config)),
             (None, Some(config)) => {
                 let mut app = App::new(new_state(&config, self.lost_rows.contains_key(&id)));
                 app.received = Some(config);
@@ -167,7 +167,7 @@ impl Zedmanager {
             if app.written.is_none() {
                 app.state.rollback_counter = config.snapshot.rollback.counter;
             }
-            app.received = Some(config);
+            app.received = Some(app.shared(config));
         }
         let apps = self.all_apps();
         for app in &apps {

@@ -16,6 +16,7 @@
 //! two functions simply go on from the row. Neither reads a clock, a disk or the bus.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use holdfast_types::{
     AppInstanceConfig, AppInstanceState, Consent, EffectiveGuard, ErrorReport, FORCE_ROLLBACK,
@@ -63,7 +64,7 @@ pub enum Admission {
 #[derive(Debug)]
 pub struct Facts<'a> {
     pub now: Timestamp,
-    pub received: Option<&'a AppInstanceConfig>,
+    pub received: Option<&'a Arc<AppInstanceConfig>>,
     /// The controller no longer lists the application, and its list is known to be complete.
     pub removed: bool,
     /// volumemgr has told every snapshot it has.
@@ -84,7 +85,7 @@ pub struct Facts<'a> {
 pub enum Decision {
     Wait(WaitingFor),
     /// Nothing that needs the guest down differs.
-    ApplyInPlace(Box<AppInstanceConfig>),
+    ApplyInPlace(Arc<AppInstanceConfig>),
     Begin(Box<NewOperation>),
     /// The counter is used up and nothing was touched.
     RefuseRollback {
@@ -130,7 +131,7 @@ pub enum WaitingFor {
 #[derive(Debug, Clone, PartialEq)]
 pub struct NewOperation {
     pub kind: OperationKind,
-    pub next: Option<AppInstanceConfig>,
+    pub next: Option<Arc<AppInstanceConfig>>,
     pub snapshots: Vec<SnapshotDesc>,
     pub rollback: Option<RollbackTarget>,
     pub volumes: Vec<VolumeKey>,
@@ -144,7 +145,7 @@ pub struct NewOperation {
 #[derive(Debug, Clone, PartialEq)]
 pub enum Write {
     /// `appInstanceConfig.json` of a snapshot ([003] B1).
-    SaveConfig(SnapshotId, Box<AppInstanceConfig>),
+    SaveConfig(SnapshotId, Arc<AppInstanceConfig>),
     /// `snapshotInstanceStatus.json` of a snapshot.
     SaveInstance(Box<SnapshotInstanceStatus>),
 }
@@ -270,11 +271,14 @@ fn choose_change(state: &AppInstanceState, facts: &Facts<'_>) -> Decision {
     let wanted = change::in_effect(received, Some(applied), state.superseded_version.as_deref());
     if applied.activate && !wanted.activate {
         // By itself, before all else: an application can be stopped whatever its update waits for.
-        return Decision::ApplyInPlace(Box::new(AppInstanceConfig { activate: false, ..applied.clone() }));
+        return Decision::ApplyInPlace(Arc::new(AppInstanceConfig {
+            activate: false,
+            ..(**applied).clone()
+        }));
     }
     match change::classify(applied, &wanted) {
         Change::None => {}
-        Change::InPlace => return Decision::ApplyInPlace(Box::new(wanted.into_owned())),
+        Change::InPlace => return Decision::ApplyInPlace(wanted),
         Change::Restart | Change::Purge if state.waiting.is_some() => {
             // What waits holds up nothing else: the old version runs, and what is to be cut now is cut of it.
             return old_version_runs(applied, &wanted)
@@ -287,7 +291,7 @@ fn choose_change(state: &AppInstanceState, facts: &Facts<'_>) -> Decision {
                 return deletions;
             }
             let plan = NewOperation {
-                next: Some(wanted.into_owned()),
+                next: Some(wanted),
                 snapshots: list::waiting_for_update(state),
                 volumes: applied.volume_keys(),
                 ..NewOperation::new(OperationKind::Update)
@@ -315,7 +319,7 @@ fn cut_now(state: &AppInstanceState, applied: &AppInstanceConfig, facts: &Facts<
 /// [003] B5: while an update cannot be done the old version runs, if the application is to run at all.
 pub(super) fn old_version_runs(applied: &AppInstanceConfig, wanted: &AppInstanceConfig) -> Option<Decision> {
     (wanted.activate && !applied.activate)
-        .then(|| Decision::ApplyInPlace(Box::new(AppInstanceConfig { activate: true, ..applied.clone() })))
+        .then(|| Decision::ApplyInPlace(Arc::new(AppInstanceConfig { activate: true, ..applied.clone() })))
 }
 
 /// [003] D1: deletions wait until the guest is down for another reason; one that is not running is no hindrance.
@@ -381,7 +385,7 @@ pub(super) fn rollback_to(
     }
     let Some(saved) = facts.saved.get(&id) else { return cannot("its configuration cannot be read") };
     Ok(NewOperation {
-        next: Some(change::fix_up(saved, received)),
+        next: Some(Arc::new(change::fix_up(saved, received))),
         rollback: Some(RollbackTarget {
             snapshot: id,
             counter,

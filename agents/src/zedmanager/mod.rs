@@ -149,6 +149,11 @@ impl App {
             wishes: Wishes::default(),
         })
     }
+
+    /// The same as what is in force, if it is equal: the two are compared at every event.
+    fn shared(&self, config: Arc<AppInstanceConfig>) -> Arc<AppInstanceConfig> {
+        self.state.applied.as_ref().filter(|applied| **applied == config).cloned().unwrap_or(config)
+    }
 }
 
 #[derive(Debug)]
@@ -323,7 +328,7 @@ impl Zedmanager {
         let volumes = self.readiness(app.state.app);
         let received = app.received.clone();
         for _ in 0..STEPS_AT_MOST {
-            let facts = self.facts(&app.state, received.as_deref(), &volumes, cx);
+            let facts = self.facts(&app.state, received.as_ref(), &volumes, cx);
             if facts.admission == Admission::Nothing {
                 // Nothing can be written down, so the row stays as it is, and an operation where it is.
                 let mut state = app.state.clone();
@@ -366,14 +371,14 @@ impl Zedmanager {
     fn facts<'a>(
         &'a self,
         state: &AppInstanceState,
-        received: Option<&'a AppInstanceConfig>,
+        received: Option<&'a Arc<AppInstanceConfig>>,
         volumes: &'a BTreeMap<VolumeKey, Readiness>,
         cx: &Ctx<Self>,
     ) -> Facts<'a> {
         Facts {
             now: cx.now(),
             received,
-            removed: self.removed(received),
+            removed: self.removed(received.map(Arc::as_ref)),
             storage_known: self.storage_known,
             guest: self.guest(state.app, cx),
             volumes,
@@ -381,7 +386,7 @@ impl Zedmanager {
             preflight: &self.preflight,
             saved: &self.saved,
             admission: admission(cx),
-            guard: self.guard(state, received),
+            guard: self.guard(state, received.map(Arc::as_ref)),
         }
     }
 

@@ -44,7 +44,7 @@ impl Zedmanager {
             return false;
         }
         let volumes = self.readiness(app.state.app);
-        let facts = self.facts(&app.state, app.received.as_deref(), &volumes, cx);
+        let facts = self.facts(&app.state, app.received.as_ref(), &volumes, cx);
         let (plan, how) = match planning::plan(&app.state, &facts, &asked) {
             Planned::Waits => {
                 app.asked = Some(asked);

@@ -8,8 +8,8 @@
 //! A phase with nothing to do is left out. The choice of an operation is `machine.rs`'s.
 
 use holdfast_types::{
-    AppId, AppInstanceConfig, AppInstanceState, Blockers, EntityKind, ErrorReport, FORCE_ROLLBACK, Judgement,
-    Operation, OperationKind, Phase, RollbackTarget, SnapshotAction, SnapshotId, SnapshotState, Timestamp,
+    AppId, AppInstanceState, Blockers, EntityKind, ErrorReport, FORCE_ROLLBACK, Judgement, Operation,
+    OperationKind, Phase, RollbackTarget, SnapshotAction, SnapshotId, SnapshotState, Timestamp,
     VolumesSnapshotStatus, judge_rollback,
 };
 
@@ -74,12 +74,12 @@ fn is_outdated(state: &AppInstanceState, operation: &Operation, facts: &Facts<'_
     else {
         return false;
     };
-    let wanted = change::in_effect(received, state.applied.as_ref(), state.superseded_version.as_deref());
-    operation.next.as_ref() != Some(&*wanted)
+    let wanted = change::in_effect(received, state.applied.as_deref(), state.superseded_version.as_deref());
+    operation.next.as_ref() != Some(&wanted)
 }
 
 fn prepare_volumes(state: &AppInstanceState, operation: &Operation, facts: &Facts<'_>) -> Decision {
-    let wanted = operation.next.iter().flat_map(AppInstanceConfig::volume_keys);
+    let wanted = operation.next.iter().flat_map(|config| config.volume_keys());
     let (mut pending, mut broken) = (false, None);
     for key in wanted {
         match facts.volumes.get(&key) {
@@ -194,7 +194,7 @@ fn await_deletions(state: &AppInstanceState, operation: &Operation, facts: &Fact
 }
 
 fn await_cuts(state: &AppInstanceState, operation: &Operation, facts: &Facts<'_>) -> Decision {
-    if operation.snapshots.iter().any(|desc| facts.saved.get(&desc.id) != state.applied.as_ref()) {
+    if operation.snapshots.iter().any(|desc| facts.saved.get(&desc.id) != state.applied.as_deref()) {
         // A cut came while a failure of this operation was being carried out: its files went before the row told so.
         return Decision::Enter(Phase::CuttingSnapshots);
     }

@@ -272,14 +272,14 @@ impl Draft {
         self.stop_the_guest(state, applied, OperationKind::Rollback);
         self.delete_what_is_due(state);
         self.revert_volumes(&operation.volumes);
-        let next = operation.next.as_ref().map(AppInstanceConfig::version).unwrap_or_default().to_owned();
+        let next = operation.next.as_deref().map(AppInstanceConfig::version).unwrap_or_default().to_owned();
         self.step(format!(
             "put version {next} in force in the place of version {}; the controller's version {} is not obeyed until it \
              sends another",
             applied.version(),
             received.version()
         ));
-        self.start_the_guest(operation.next.as_ref());
+        self.start_the_guest(operation.next.as_deref());
         self.agreed(state, &next, &[], |local| {
             How::Begin(Box::new(NewOperation { local: Some(local), ..operation }))
         })
@@ -410,7 +410,7 @@ impl Draft {
         further: &[String],
         how: impl FnOnce(LocalOrigin) -> How,
     ) -> Planned {
-        let before = state.applied.as_ref().map(AppInstanceConfig::version).unwrap_or_default();
+        let before = state.applied.as_deref().map(AppInstanceConfig::version).unwrap_or_default();
         let mut lines = vec![
             state.app.to_string(),
             self.plan.action.to_string(),

@@ -29,7 +29,7 @@ pub struct Sources<'a> {
 }
 
 pub fn build(state: &AppInstanceState, sources: &Sources<'_>) -> AppInstanceStatus {
-    let applied = state.applied.as_ref();
+    let applied = state.applied.as_deref();
     let shown = applied.or(sources.received);
     AppInstanceStatus {
         id_and_version: UuidAndVersion {

@@ -21,7 +21,7 @@ use crate::runtime::bench::Bench;
 
 /// The facts, with what they borrow.
 struct Given {
-    received: Option<AppInstanceConfig>,
+    received: Option<Arc<AppInstanceConfig>>,
     removed: bool,
     storage_known: bool,
     guest: Guest,
@@ -36,7 +36,7 @@ impl Given {
     fn calm() -> Self {
         let ready = config("1").volume_keys().into_iter().map(|key| (key, Readiness::Ready));
         Given {
-            received: Some(config("1")),
+            received: Some(config("1").into()),
             removed: false,
             storage_known: true,
             guest: Guest::ConfirmedDown,
@@ -65,7 +65,7 @@ impl Given {
 }
 
 fn installed(words: &str) -> AppInstanceState {
-    AppInstanceState { applied: Some(config("1")), ..state_with(words) }
+    AppInstanceState { applied: Some(config("1").into()), ..state_with(words) }
 }
 
 fn running(state: &AppInstanceState, operation: Operation) -> AppInstanceState {
@@ -113,7 +113,7 @@ fn an_operation_names_its_volumes() {
     let mut given = Given::calm();
     let mut two = config("2");
     two.volumes[0].generation = Generation(1);
-    given.received = Some(two.clone());
+    given.received = Some(two.clone().into());
     let update = plan_of(decide(&installed("r1"), &given.facts()));
     assert_eq!((update.kind, update.volumes), (OperationKind::Update, config("1").volume_keys()));
 
@@ -123,10 +123,10 @@ fn an_operation_names_its_volumes() {
     assert_eq!((now.kind, now.volumes), (OperationKind::Snapshot, config("1").volume_keys()));
 
     let mut state = installed("a1");
-    state.applied = Some(two.clone());
+    state.applied = Some(two.clone().into());
     two.snapshot.active = Some(snapshot_id(1));
     two.snapshot.rollback.counter = 1;
-    given.received = Some(two);
+    given.received = Some(two.into());
     given.saved.insert(snapshot_id(1), config("1"));
     let back = plan_of(decide(&state, &given.facts()));
     assert_eq!((back.kind, back.volumes), (OperationKind::Rollback, config("1").volume_keys()));
@@ -135,8 +135,10 @@ fn an_operation_names_its_volumes() {
 #[test]
 fn an_operation_waits_for_every_volume_and_a_rollback_not_for_a_broken_one() {
     let mut given = Given::calm();
-    let update =
-        Operation { next: Some(config("1")), ..operation(OperationKind::Update, Phase::PreparingVolumes) };
+    let update = Operation {
+        next: Some(config("1").into()),
+        ..operation(OperationKind::Update, Phase::PreparingVolumes)
+    };
     let back = rollback_operation(1, Phase::PreparingVolumes);
     let key = config("1").volume_keys()[0];
     given.volumes.insert(key, Readiness::Pending);
@@ -177,7 +179,8 @@ fn an_old_answer_of_the_preflight_is_none() {
 fn an_installation_is_not_interrupted_by_deletions() {
     let mut given = Given::calm();
     given.volumes.clear();
-    let preparing = |kind| Operation { next: Some(config("1")), ..operation(kind, Phase::PreparingVolumes) };
+    let preparing =
+        |kind| Operation { next: Some(config("1").into()), ..operation(kind, Phase::PreparingVolumes) };
     let install = running(&state_with("d1"), preparing(OperationKind::Install));
     assert_eq!(decide(&install, &given.facts()), Decision::Wait(WaitingFor::Volumes));
     let update = running(&installed("d1"), preparing(OperationKind::Update));
@@ -214,12 +217,12 @@ fn what_was_never_cut_is_asked_for_again_with_the_next_configuration() {
     instance.time_created = None;
     let waiting = |received| Some(WaitingUpdate { received, error: ErrorReport::new("no", time(1)) });
     let mut given = Given::calm();
-    let received = given.received.as_mut().expect("configured");
+    let received = Arc::make_mut(given.received.as_mut().expect("configured"));
     received.snapshot.snapshots = [1, 2].map(|n| desc(n, SnapshotType::AppUpdate)).to_vec();
-    state.waiting = waiting(received.clone());
+    state.waiting = waiting(received.clone().into());
     absorb(&mut state, &given.facts());
     assert!(matches!(entry(&mut state, 1), SnapshotState::Failed(_)) && state.waiting.is_some(), "the same");
-    state.waiting = waiting(config("0"));
+    state.waiting = waiting(config("0").into());
     absorb(&mut state, &given.facts());
     assert_eq!(*entry(&mut state, 1), SnapshotState::Requested);
     assert!(matches!(entry(&mut state, 2), SnapshotState::Failed(_)) && state.waiting.is_none());

@@ -120,5 +120,9 @@ pub fn rollback_operation(n: u8, phase: Phase) -> Operation {
         received_version: "2".to_owned(),
         consent: None,
     };
-    Operation { rollback: Some(target), next: Some(config("1")), ..operation(OperationKind::Rollback, phase) }
+    Operation {
+        rollback: Some(target),
+        next: Some(config("1").into()),
+        ..operation(OperationKind::Rollback, phase)
+    }
 }

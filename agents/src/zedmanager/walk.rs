@@ -2,6 +2,7 @@
 //! is written down as it goes. The stories are in `walks.rs` and beside it.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use holdfast_types::*;
 
@@ -12,7 +13,7 @@ use super::testing::*;
 #[derive(Clone)]
 pub(super) struct Walk {
     pub(super) state: AppInstanceState,
-    pub(super) received: Option<AppInstanceConfig>,
+    pub(super) received: Option<Arc<AppInstanceConfig>>,
     pub(super) removed: bool,
     pub(super) guest: Guest,
     pub(super) broken: BTreeMap<VolumeKey, ErrorReport>,
@@ -28,10 +29,10 @@ impl Walk {
     /// Version 1 installed and running, nothing asked for.
     pub(super) fn installed() -> Self {
         let mut state = empty_state();
-        state.applied = Some(config("1"));
+        state.applied = Some(config("1").into());
         Walk {
             state,
-            received: Some(config("1")),
+            received: Some(config("1").into()),
             removed: false,
             guest: Guest::Up,
             broken: BTreeMap::new(),
@@ -51,8 +52,8 @@ impl Walk {
         let mut next = config("2");
         next.volumes[0].generation = Generation(1);
         next.snapshot = listed(&[1]);
-        walk.state.applied = Some(next.clone());
-        walk.received = Some(next);
+        walk.state.applied = Some(next.clone().into());
+        walk.received = Some(next.into());
         walk.saved.insert(snapshot_id(1), config("1"));
         walk.storage.insert(snapshot_id(1), answer(1, SnapshotAction::Create, OperationNumber(1), None));
         walk
@@ -89,7 +90,7 @@ impl Walk {
             self.state = state;
             for write in writes {
                 if let Write::SaveConfig(id, config) = write {
-                    self.saved.insert(id, *config);
+                    self.saved.insert(id, (*config).clone());
                 }
             }
             if forget {
@@ -132,7 +133,7 @@ impl Walk {
     }
 
     pub(super) fn edit(&mut self, edit: impl FnOnce(&mut AppInstanceConfig)) {
-        edit(self.received.as_mut().expect("configured"));
+        edit(Arc::make_mut(self.received.as_mut().expect("configured")));
     }
 
     pub(super) fn take_steps(&mut self) -> Vec<String> {

@@ -145,7 +145,7 @@ fn a_rollback_reverts_first_and_switches_after() {
 #[test]
 fn a_new_version_after_a_rollback_is_an_update() {
     let mut walk = Walk::upgraded();
-    walk.state.applied = Some(config("1"));
+    walk.state.applied = Some(config("1").into());
     walk.state.superseded_version = Some("2".to_owned());
     walk.go();
     assert!(!walk.take_steps().iter().any(|step| step.starts_with("begin")));
@@ -158,7 +158,7 @@ fn a_new_version_after_a_rollback_is_an_update() {
 #[test]
 fn a_restart_after_a_rollback_does_not_undo_it() {
     let mut walk = Walk::upgraded();
-    walk.state.applied = Some(config("1"));
+    walk.state.applied = Some(config("1").into());
     walk.state.superseded_version = Some("2".to_owned());
     walk.go();
     walk.take_steps();

@@ -359,7 +359,7 @@ fn operation(number: u64, kind: OperationKind) -> Operation {
         kind,
         phase: Phase::CheckingStorage,
         started_at: at(10 * number as i64),
-        next: Some(config("db")),
+        next: Some(config("db").into()),
         version_before: Some(format!("{}", number.max(2) - 1)),
         version_after: Some(if kind == OperationKind::Rollback { "1".into() } else { number.to_string() }),
         snapshots: Vec::new(),
@@ -382,7 +382,7 @@ fn state(app: u64, operation: Option<Operation>, snapshots: &[(u64, SnapshotStat
     };
     AppInstanceState {
         app: AppId(id(app)),
-        applied: Some(config(if app == WEB { "web" } else { "db" })),
+        applied: Some(config(if app == WEB { "web" } else { "db" }).into()),
         operation,
         last_operation: OperationNumber(3),
         rollback_counter: 0,

@@ -161,7 +161,7 @@ pub fn expect_contents(persist: &Persist, model: &Model, rollback_counter: u32, 
         return Ok(());
     }
     let row = persist.row()?;
-    let version = row.applied.as_ref().map_or("", AppInstanceConfig::version);
+    let version = row.applied.as_deref().map_or("", AppInstanceConfig::version);
     ensure!(
         version == model.in_force.to_string(),
         "I2: version {version} is in force and not {}",
