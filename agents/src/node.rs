@@ -50,7 +50,7 @@ use holdfast_volumehandlers::Backing;
 use holdfast_volumehandlers::qcow2::QemuImg;
 use starts::{HEALTHY_AFTER, Starts};
 
-/// Two are enough: agents compute and never wait, and commits and jobs run on the blocking pool.
+/// Two are enough: agents have workers of their own, and jobs run on the blocking pool.
 const WORKER_THREADS: usize = 2;
 /// How often agents are asked for a sign of life when no watchdog says how often it wants one.
 const LOOK_EVERY: Duration = Duration::from_secs(10);

@@ -9,8 +9,9 @@
 //!
 //! An agent is a task that computes and never waits for a disk: its commits and jobs are made on the blocking pool, so that no
 //! slow disk delays an event, another agent, the API or the watchdog. As a task it is woken without waking a thread: who
-//! hears of a step runs next on the same worker, or at once on an idle one. The list of agents is one line per agent, in the
-//! binary.
+//! hears of a step runs next on the same worker. Agents have workers of their own: one that does not come to an end of a step
+//! may take the timers of the others with it, and must not take the API and the watchdog, which say so. The list of agents is
+//! one line per agent, in the binary.
 //!
 //! Deliberately absent: guests. Nothing here stops one, so a restart of the service leaves them running.
 
@@ -19,11 +20,10 @@
 use std::fmt;
 use std::future::poll_fn;
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::Duration;
 
 use holdfast_pubsub::BusError;
-use tokio::runtime::Handle;
+use tokio::runtime::{Handle, Runtime};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinError, JoinHandle};
 
@@ -39,6 +39,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 const CHECK_SPACE_EVERY: Duration = Duration::from_secs(5);
 /// After the grace, how long cancelled jobs may take to notice.
 const CANCEL_GRACE: Duration = Duration::from_secs(2);
+/// Enough for agents to compute beside each other.
+const AGENT_WORKERS: usize = 2;
 /// A sleeping agent wakes this often at least, should a wake-up ever be missed.
 const LONGEST_SLEEP: Duration = Duration::from_secs(60);
 
@@ -113,24 +115,24 @@ impl NodeBuilder {
         }
     }
 
-    /// Starts every agent as its own task. Must be called within a tokio runtime of several threads: a step may compute for
-    /// milliseconds.
+    /// Starts every agent as a task, on workers that are the agents'. Must be called within a tokio runtime, for all else.
     pub fn start(self) -> Result<RunningNode, BusError> {
         let services = self.services.clone();
         let drivers = self.drivers()?;
         let (failed, failures) = mpsc::unbounded_channel();
         let (stop, stopping) = watch::channel(());
         let pulses = drivers.iter().map(|driver| driver.pulse()).collect();
+        let workers = Workers::start();
         let agents = drivers
             .into_iter()
-            .map(|driver| spawn_agent(driver, &services, stopping.clone(), failed.clone()))
+            .map(|driver| workers.spawn_agent(driver, &services, stopping.clone(), failed.clone()))
             .collect();
         let space = Handle::current().spawn(watch_space(services.clone()));
-        Ok(RunningNode { services, pulses, agents, failures, stop, space })
+        Ok(RunningNode { services, pulses, agents, failures, stop, space, workers })
     }
 }
 
-/// The agents at work. Dropped, they end as if the process had.
+/// The agents at work. Dropped, they end after the steps they are at; jobs go on.
 pub struct RunningNode {
     services: Services,
     pulses: Vec<Arc<dyn Pulse>>,
@@ -139,6 +141,7 @@ pub struct RunningNode {
     /// When it is gone, they end after the step they are at.
     stop: watch::Sender<()>,
     space: JoinHandle<()>,
+    workers: Workers,
 }
 
 struct AgentTask {
@@ -205,6 +208,7 @@ impl RunningNode {
         self.space.abort();
         drop(self.stop);
         let stuck_agents = ended_within(CANCEL_GRACE, self.agents).await;
+        drop(self.workers);
         Stopped { unfinished_jobs, stuck_agents }
     }
 
@@ -257,22 +261,46 @@ async fn watch_space(services: Services) {
     }
 }
 
-fn spawn_agent(
-    driver: Box<dyn Driver>,
-    services: &Services,
-    stopping: watch::Receiver<()>,
-    failed: mpsc::UnboundedSender<Fatal>,
-) -> AgentTask {
-    let name = driver.name();
-    let driving = tokio::spawn(drive(driver, services.clone(), stopping));
-    let handle = tokio::spawn(async move {
-        if let Err(fatal) = driving.await.unwrap_or_else(|error| panicked(name, error)) {
-            tracing::error!(agent = name, error = &fatal as &dyn std::error::Error, "cannot go on");
-            // Without a receiver the process is ending anyway.
-            drop(failed.send(fatal));
+/// The agents' threads. Dropped, they end with the steps they are at, and nobody waits for that.
+struct Workers(Option<Runtime>);
+
+impl Workers {
+    fn start() -> Self {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(AGENT_WORKERS)
+            .thread_name("agents")
+            .enable_time()
+            .build();
+        Workers(Some(runtime.expect("the machine has room for the agents' threads")))
+    }
+
+    fn spawn_agent(
+        &self,
+        driver: Box<dyn Driver>,
+        services: &Services,
+        stopping: watch::Receiver<()>,
+        failed: mpsc::UnboundedSender<Fatal>,
+    ) -> AgentTask {
+        let name = driver.name();
+        let runtime = self.0.as_ref().expect("it is there until it is dropped");
+        let driving = runtime.spawn(drive(driver, services.clone(), stopping));
+        let handle = runtime.spawn(async move {
+            if let Err(fatal) = driving.await.unwrap_or_else(|error| panicked(name, error)) {
+                tracing::error!(agent = name, error = &fatal as &dyn std::error::Error, "cannot go on");
+                // Without a receiver the process is ending anyway.
+                drop(failed.send(fatal));
+            }
+        });
+        AgentTask { name, handle }
+    }
+}
+
+impl Drop for Workers {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
         }
-    });
-    AgentTask { name, handle }
+    }
 }
 
 /// Where it did not panic, the runtime is going down.
@@ -292,24 +320,12 @@ async fn drive(
     // An error says that the other end is gone: stop.
     while stopping.has_changed().is_ok() {
         match driver.step()? {
-            Step::Handled => let_others_run().await,
+            // Whom the step has woken comes before the next step.
+            Step::Handled => tokio::task::yield_now().await,
             Step::Idle => sleep(&mut *driver, &services, &mut stopping).await,
         }
     }
     Ok(())
-}
-
-/// Whom the step has woken comes before the next step.
-async fn let_others_run() {
-    let mut has_waited = false;
-    poll_fn(|context| {
-        if std::mem::replace(&mut has_waited, true) {
-            return Poll::Ready(());
-        }
-        context.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await;
 }
 
 /// Until an event arrives, a timer is due, or the node stops.

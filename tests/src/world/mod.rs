@@ -365,7 +365,7 @@ impl World {
         ground.note(format_args!("{} handles", driver.name()));
         ground.handled_early += u64::from(self.commits.count() > 0);
         drop(ground);
-        // As the node's threads do: a panic ends the process, and here it is told with its story.
+        // As the node does: a panic ends the process, and here it is told with its story.
         let stepped = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| driver.step()));
         let Ok(stepped) = stepped else {
             return Err(Violation { what: format!("I17: {} panics", driver.name()) });
