@@ -58,6 +58,35 @@ fn the_room_on_a_disk_in_memory_is_what_its_files_leave() {
     assert_eq!(cut.space(dir).unwrap().free_bytes, 0, "a fork counts as well, and so does what survives");
 }
 
+/// A cut's disk is made without cutting the one that goes on; and it is told apart by what is in it.
+#[test]
+fn a_fork_after_a_cut_is_what_a_cut_leaves() {
+    let disk = MemDisk::new();
+    let file = Path::new("/file");
+    disk.create_new(file, &[1; 10], 0o600).unwrap();
+    disk.sync_file(file).unwrap();
+    disk.sync_dir(Path::new("/")).unwrap();
+    let synced = disk.fingerprint();
+    disk.write_at(file, 5, &[2; 10]).unwrap();
+    disk.rename(file, Path::new("/other")).unwrap();
+    let written = disk.fingerprint();
+    assert_ne!(synced, written);
+    for fate in [Fate::Lost, Fate::Kept, Fate::Torn { sector_bytes: 8, kept_sectors: 2 }] {
+        let mut asked = 0;
+        let left = disk.fork_after_cut(&mut |_| {
+            asked += 1;
+            fate
+        });
+        let cut = disk.fork();
+        cut.crash_with(&mut |_| fate);
+        assert_eq!((left.fingerprint(), asked), (cut.fingerprint(), 2), "{fate:?}");
+        assert_eq!(left.space(Path::new("/")).unwrap(), cut.space(Path::new("/")).unwrap(), "{fate:?}");
+        let is_known = [synced, written].contains(&left.fingerprint());
+        assert_eq!(is_known, !matches!(fate, Fate::Torn { .. }), "{fate:?}");
+    }
+    assert_eq!(disk.fingerprint(), written, "it goes on");
+}
+
 fn check_all(disk: &dyn Disk, root: &Path) {
     type Check = fn(&dyn Disk, &Path);
     let checks: [(&str, Check); 11] = [
