@@ -74,9 +74,23 @@ impl Api {
         }
     }
 
-    async fn taken_in(&self, app: AppId, number: u64) {
+    /// An error says why it is not.
+    async fn taken_in(&self, app: AppId, number: u64) -> Result<(), String> {
         while !self.is_taken_in(app, number) {
+            if let Some(why) = self.refusal(app, number) {
+                return Err(why);
+            }
             tokio::time::sleep(LOOK_EVERY).await;
+        }
+        Ok(())
+    }
+
+    fn refusal(&self, app: AppId, number: u64) -> Option<String> {
+        let shared = self.lock();
+        let answer = shared.view.plans.get(&app).filter(|answer| answer.number == number)?;
+        match &answer.answer {
+            PlanAnswer::Refused(why) => Some(why.clone()),
+            PlanAnswer::Planned(_) | PlanAnswer::TakenIn { .. } => None,
         }
     }
 }
@@ -102,8 +116,9 @@ pub(super) async fn set(State(api): State<Api>, Path(asked): Path<String>, body:
     let confirmed = tokio::time::timeout(CONFIRMED_WITHIN, api.taken_in(app, number)).await;
     let document = describe::app(&api.lock().view, app);
     match (confirmed, document) {
-        (Ok(()), Some(document)) => json(&document),
-        (Ok(()), None) => no_such_app(&asked),
+        (Ok(Ok(())), Some(document)) => json(&document),
+        (Ok(Ok(())), None) => no_such_app(&asked),
+        (Ok(Err(why)), _) => refused(StatusCode::CONFLICT, why),
         (Err(_), _) => not_confirmed(),
     }
 }

@@ -165,8 +165,8 @@ pub struct Volumemgr {
     inputs: Inputs,
     /// Nothing is decided before it is taken.
     inventory_taken: bool,
-    /// Why it could not be taken yet.
-    inventory_trouble: Option<Trouble>,
+    /// Why it could not be taken yet, and how often.
+    standstill: Option<Trouble>,
     uncertain_looks: u32,
     strays: BTreeMap<VolumeKey, Stray>,
     /// Incarnations that could not be removed, by their highest number.
@@ -187,7 +187,7 @@ impl Volumemgr {
             placement,
             inputs: Inputs::default(),
             inventory_taken: false,
-            inventory_trouble: None,
+            standstill: None,
             uncertain_looks: 0,
             strays: BTreeMap::new(),
             orphans: BTreeMap::new(),
@@ -250,7 +250,7 @@ impl Agent for Volumemgr {
         let mut concerns = if self.strays.is_empty() { Concerns::of(&event) } else { Concerns::All };
         self.note(event, cx);
         if !self.inventory_taken {
-            return self.publish_standstill(cx);
+            return self.publish_standstill(&concerns, cx);
         }
         self.follow(&mut concerns, cx);
         self.settle(&concerns, cx);
@@ -351,22 +351,33 @@ impl Volumemgr {
                 // A whole snapshot would be called damaged; and what is left of a damaged one would stay in a volume for ever, once
                 // its deletion is confirmed.
                 self.uncertain_looks += 1;
+                self.stand_still(
+                    &Failure::passing("records of snapshots, or volumes, cannot be read yet"),
+                    cx,
+                );
                 again_after(cx, Again::Inventory, self.uncertain_looks);
             }
             Ok(Inventory { snapshots, strays, orphans, downloads, .. }) => {
                 self.inventory_taken = true;
-                self.inventory_trouble = None;
+                self.standstill = None;
                 (self.strays, self.orphans) = (strays, orphans);
                 self.contents.extend(downloads.into_iter().map(|tree| (tree, ContentState::Leftover)));
                 self.snapshots_found(snapshots, cx);
             }
             Err(failure) => {
                 tracing::error!(error = failure.summary, "volumemgr cannot look at what is stored");
-                let trouble = Trouble::again(self.inventory_trouble.take(), &failure, cx.now());
-                again_after(cx, Again::Inventory, trouble.tries);
-                self.inventory_trouble = Some(trouble);
+                let tries = self.stand_still(&failure, cx);
+                again_after(cx, Again::Inventory, tries);
             }
         }
+    }
+
+    /// One cause keeps its time. Returns how often it has stood still.
+    fn stand_still(&mut self, failure: &Failure, cx: &Ctx<Self>) -> u32 {
+        let summary = format!("nothing is made, changed or removed: {}", failure.summary);
+        let trouble =
+            Trouble::again(self.standstill.take(), &Failure { summary, ..failure.clone() }, cx.now());
+        self.standstill.insert(trouble).tries
     }
 
     /// Everyone who could want a volume or a snapshot has said so: only now may anything go.

@@ -25,11 +25,11 @@ impl Volumemgr {
         self.publish_references(holds, cx);
     }
 
-    /// As long as what is stored cannot be looked at: every volume says so. References do not, for what waits for a volume is to
+    /// As long as what is stored cannot be looked at: these volumes say so. References do not, for what waits for a volume is to
     /// go on waiting.
-    pub(super) fn publish_standstill(&mut self, cx: &mut Ctx<Self>) {
-        if self.inventory_trouble.is_some() {
-            let holds = self.holds(&Concerns::All, cx);
+    pub(super) fn publish_standstill(&mut self, concerns: &Concerns, cx: &mut Ctx<Self>) {
+        if self.standstill.is_some() {
+            let holds = self.holds(concerns, cx);
             self.publish_volumes(&holds, cx);
         }
     }
@@ -135,7 +135,7 @@ impl Volumemgr {
         state: Option<&VolumeState>,
         cx: &Ctx<Self>,
     ) -> Option<ErrorReport> {
-        let standstill = self.inventory_trouble.as_ref().map(|trouble| trouble.error.clone());
+        let standstill = self.standstill.as_ref().map(|trouble| trouble.error.clone());
         standstill
             .map(|error| error.about(EntityKind::Volume, key.volume))
             .or_else(|| self.half_reverted(&key, holds))

@@ -150,20 +150,23 @@ impl Zedmanager {
         cx.publish(status);
     }
 
-    /// As long as the snapshots cannot be listed: what is known of each application, and why nothing happens to it.
-    pub(super) fn publish_standstill(&mut self, cx: &mut Ctx<Self>) {
-        if self.unlisted.is_none() {
+    /// As long as there is no inventory: what is known of these applications, and why nothing happens to them.
+    pub(super) fn publish_standstill(&mut self, concerned: Vec<AppId>, cx: &mut Ctx<Self>) {
+        if self.standstill.is_none() {
             return;
         }
-        let new = self.early.keys().filter(|app| !self.apps.contains_key(app));
-        let new: Vec<Box<App>> = new.map(|app| App::new(bare_state(*app))).collect();
-        let statuses = self.apps.values().chain(&new).map(|app| {
-            let received = self.early.get(&app.state.app);
-            self.status(app, received.map(Arc::as_ref), cx)
-        });
-        let statuses = statuses.collect();
-        let mut standing = cx.rows::<AppInstanceStatus>().iter().map(|row| row.key()).collect();
-        replace(cx, &mut standing, statuses, |_| true);
+        for id in concerned {
+            let received = self.early.get(&id).map(Arc::as_ref);
+            let status = match (self.apps.get(&id), received) {
+                (Some(app), _) => self.status(app, received, cx),
+                (None, Some(_)) => self.status(&App::new(bare_state(id)), received, cx),
+                (None, None) => {
+                    cx.unpublish::<AppInstanceStatus>(&id);
+                    continue;
+                }
+            };
+            cx.publish(status);
+        }
     }
 
     fn status(&self, app: &App, received: Option<&AppInstanceConfig>, cx: &Ctx<Self>) -> AppInstanceStatus {
@@ -201,7 +204,7 @@ impl Zedmanager {
 
     fn blocked(&self, app: &App, cx: &Ctx<Self>) -> Option<ErrorReport> {
         let by_mode = || (app.waiting == WaitingFor::Admission).then(|| blocked_by_mode(cx));
-        self.unlisted.clone().or_else(by_mode)
+        self.standstill.clone().or_else(by_mode)
     }
 
     /// The application is gone: nothing of it is left on the bus or on disk.

@@ -117,33 +117,35 @@ impl Zedmanager {
     /// A disk that fails for a moment must not make failed snapshots of whole ones (seed 1000008206). For records there is an end to
     /// it, and what cannot be read then is damaged; which snapshots there are has to be known.
     fn take_scan(&mut self, scan: Result<Scan, String>, cx: &mut Ctx<Self>) -> Vec<AppId> {
-        self.scans += 1;
-        match scan {
-            Ok(scan) if scan.failures.is_empty() || self.scans >= SCANS_AT_MOST => {
-                return self.take_inventory(scan, cx);
-            }
+        let why = match scan {
+            Err(error) => format!("the snapshots cannot be listed: {error}"),
             Ok(scan) => {
-                tracing::warn!(failures = ?scan.failures, "records of snapshots cannot be read or swept yet");
+                self.incomplete_scans += u32::from(!scan.failures.is_empty());
+                match scan.failures.first() {
+                    Some(failure) if self.incomplete_scans < SCANS_AT_MOST => {
+                        format!("records of snapshots cannot be read or swept yet: {failure}")
+                    }
+                    _ => return self.take_inventory(scan, cx),
+                }
             }
-            Err(error) => self.cannot_list(&error, cx.now()),
-        }
+        };
+        tracing::error!(why, "nothing is decided before the snapshots are known");
+        self.stand_still(format!("nothing is started or changed: {why}"), cx.now());
         cx.timer(TimerKey::new("scan"), SCAN_AGAIN_AFTER, Event::ScanAgain);
-        Vec::new()
+        self.apps.keys().chain(self.early.keys()).copied().collect()
     }
 
     /// One cause keeps its time.
-    fn cannot_list(&mut self, error: &str, now: Timestamp) {
-        tracing::error!(error, "cannot list the snapshots; nothing is decided before that is known");
-        let summary = format!("nothing is started or changed: the snapshots cannot be listed: {error}");
-        if self.unlisted.as_ref().is_none_or(|known| known.summary != summary) {
-            self.unlisted = Some(ErrorReport::new(summary, now).retry("tried again every 5 s"));
+    fn stand_still(&mut self, summary: String, now: Timestamp) {
+        if self.standstill.as_ref().is_none_or(|known| known.summary != summary) {
+            self.standstill = Some(ErrorReport::new(summary, now).retry("tried again every 5 s"));
         }
     }
 
     /// The start's inventory is here: rows and records are put side by side ([003] G9, H3), then everything moves.
     fn take_inventory(&mut self, scan: Scan, cx: &mut Ctx<Self>) -> Vec<AppId> {
         self.scanned = true;
-        self.unlisted = None;
+        self.standstill = None;
         self.may_be_stale = true;
         for app in self.apps.values_mut() {
             inventory::presume_whole(&mut app.state);

@@ -174,10 +174,10 @@ pub struct Zedmanager {
     /// Configurations that came before the inventory was done.
     early: BTreeMap<AppId, Arc<AppInstanceConfig>>,
     scanned: bool,
-    /// Of this start.
-    scans: u32,
-    /// Why it is not even known which snapshots there are; nothing is decided meanwhile.
-    unlisted: Option<ErrorReport>,
+    /// Scans of this start that did not get all there is.
+    incomplete_scans: u32,
+    /// Why there is no inventory yet; nothing is decided meanwhile.
+    standstill: Option<ErrorReport>,
     config_complete: bool,
     storage_known: bool,
     domains_known: bool,
@@ -203,8 +203,8 @@ impl Zedmanager {
             may_be_stale: false,
             early: BTreeMap::new(),
             scanned: false,
-            scans: 0,
-            unlisted: None,
+            incomplete_scans: 0,
+            standstill: None,
             config_complete: false,
             storage_known: false,
             domains_known: false,
@@ -264,7 +264,7 @@ impl Agent for Zedmanager {
         let concerned = self.take_in(event, cx);
         if !self.scanned {
             // Before the inventory nothing may be decided: a snapshot not yet found would look deleted.
-            return self.publish_standstill(cx);
+            return self.publish_standstill(concerned, cx);
         }
         if concerned.is_empty() {
             // Also where no application is left: what storage has let go of may be told only now.

@@ -20,6 +20,12 @@ use crate::runtime::Ctx;
 impl Zedmanager {
     pub(super) fn hear_order(&mut self, order: LocalOrder, cx: &mut Ctx<Self>) -> Vec<AppId> {
         let LocalOrder { app: id, number, what } = order;
+        if let Some(error) = &self.standstill {
+            // What is in force, and what guards it, is not known.
+            let answer = PlanAnswer::Refused(error.summary.clone());
+            cx.publish(AppPlan { app: id, number, answer });
+            return Vec::new();
+        }
         let (action, digest) = match what {
             LocalAsk::Set(change) => return self.set_locally(id, number, &change, cx),
             LocalAsk::Plan(action) => (action, None),

@@ -15,7 +15,7 @@ use super::carry_out::carry_out;
 use super::desired::{self, Domain};
 use super::machine::*;
 use super::testing::*;
-use super::{Env, Zedmanager, inventory, list};
+use super::{Env, Event, LocalOrder, Zedmanager, inventory, list};
 use crate::runtime::ManualClock;
 use crate::runtime::bench::Bench;
 
@@ -431,11 +431,22 @@ fn nothing_is_decided_before_the_snapshots_can_be_listed() {
         let [error] = &status.errors[..] else { panic!("{:?}", status.errors) };
         assert!(error.summary.contains("cannot list /persist/snapshots"), "scan {scan}: {error}");
         assert_eq!((status.state, error.time), (SwState::Initial, time(0)), "scan {scan}");
+        // What is in force and what guards it is not known: nothing may be ordered or set, and who tries is told.
+        let what = match scan % 2 {
+            0 => LocalAsk::Set(LocalChange { tags: ["x".to_owned()].into(), ..LocalChange::default() }),
+            _ => LocalAsk::Plan(LocalAction::CreateSnapshot),
+        };
+        let number = scan + 1;
+        bench.cell.poster().post(Event::Local(LocalOrder { app: app_id(), number, what }));
+        bench.settle();
+        let answer = bench.row::<AppPlan>(&app_id()).expect("an answer");
+        assert_eq!((answer.number, answer.answer), (number, PlanAnswer::Refused(error.summary.clone())));
         bench.advance(Duration::from_secs(5));
     }
     bench.run_jobs();
     assert_eq!(bench.rows::<AppInstanceState>().len(), 1);
     assert_eq!(bench.row::<AppInstanceStatus>(&app_id()).expect("a status").errors, []);
+    assert_eq!(bench.rows::<LocalAppSettings>(), []);
 }
 
 /// What is known of an application that was there before, and of one that comes meanwhile and goes again.
@@ -476,9 +487,18 @@ fn a_record_that_the_disk_does_not_give_is_waited_for_15_s() {
         disk.create_dir(&directory, 0o700).expect("created");
     }
     let mut bench = before_the_scan(&disk, &layout);
+    // A list that does not come is not counted: there was no record yet to be waited for.
+    for _ in 0..5 {
+        disk.fail_at(1, io::ErrorKind::Other);
+        bench.run_jobs();
+        bench.advance(Duration::from_secs(5));
+    }
     for _ in 0..3 {
         bench.run_jobs();
         assert_eq!(bench.rows::<AppInstanceState>().len(), 0);
+        let status = bench.row::<AppInstanceStatus>(&app_id()).expect("the controller is told");
+        let error = status.errors[0].summary.clone();
+        assert!(error.contains("records of snapshots cannot be read or swept yet"), "{error}");
         bench.advance(Duration::from_secs(5));
     }
     bench.run_jobs();

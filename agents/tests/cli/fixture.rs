@@ -85,10 +85,22 @@ impl StandingNode {
             let guard = effective(&AppGuard::default(), Some(&local));
             let new = AppInstanceStatus { guard, local_order: order.number, ..(*old).clone() };
             let api = api.clone();
-            // Not in the API's own time: zedmanager is another thread.
+            // Not in the API's own time: zedmanager has threads of its own.
             std::thread::spawn(move || {
                 api.see(Seen::App(Change::Modified { old, new: Arc::new(new) }), at(90))
             });
+            true
+        });
+    }
+
+    /// From now on everything is refused, as zedmanager does before it knows its snapshots.
+    pub fn stand_still(&self, why: &'static str) {
+        let api = self.api.clone();
+        self.api.take_orders(move |order| {
+            let refused = PlanAnswer::Refused(why.to_owned());
+            let answer = AppPlan { app: order.app, number: order.number, answer: refused };
+            let api = api.clone();
+            std::thread::spawn(move || api.see(Seen::Plan(Change::Created(Arc::new(answer))), at(90)));
             true
         });
     }

@@ -73,6 +73,17 @@ fn local_settings_are_confirmed_and_shown() {
     assert!(json.contains("\"ha_state_is_local\":true"), "{json}");
 }
 
+#[test]
+fn a_node_that_stands_still_says_why_it_takes_no_setting_and_no_order() {
+    let node = StandingNode::start();
+    node.stand_still("nothing is started or changed: the disk does not answer");
+    for arguments in [&["app", "set", "db", "--tag", "x"][..], &["snapshot", "create", "db", "--dry-run"]] {
+        let ran = ask(&node.socket, arguments);
+        assert_eq!(ran.code, 1, "{arguments:?}");
+        assert!(ran.err.contains("nothing is started or changed"), "{arguments:?}: {}", ran.err);
+    }
+}
+
 const S1: &str = "00000000-0000-4000-8000-000000000021";
 
 /// [000] L7: without a person or a digest nothing is done; a digest of something else is refused.
