@@ -249,6 +249,13 @@ fn a_disk_that_is_full_over_a_power_cut_is_not_full_for_ever() {
     expect_kept(&explore_seed(&bases(), 5_000_010_311, TWO_CUTS, Show::Nothing));
 }
 
+/// A plan was asked for when the node could not read all its records yet: it says so, and plans nothing (the model's, drawn seed
+/// 5000000017).
+#[test]
+fn no_plan_is_made_before_the_snapshots_are_known() {
+    expect_kept(&explore_seed(&bases(), 5_000_000_017, ONE_CUT, Show::Nothing));
+}
+
 /// A snapshot that had failed was cut when the World already rolled back to the others one by one, and stood in their way, as it
 /// must on ZFS (the model's, drawn seed 1000005934).
 #[test]

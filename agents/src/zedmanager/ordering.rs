@@ -21,8 +21,15 @@ impl Zedmanager {
     pub(super) fn hear_order(&mut self, order: LocalOrder, cx: &mut Ctx<Self>) -> Vec<AppId> {
         let LocalOrder { app: id, number, what } = order;
         if let Some(error) = &self.standstill {
-            // What is in force, and what guards it, is not known.
-            let answer = PlanAnswer::Refused(error.summary.clone());
+            // What is in force, and what guards it, is not known; what was taken in before is.
+            let outcome = match (self.apps.get(&id), &what) {
+                (Some(app), LocalAsk::Do { action, digest }) => known_outcome(&app.state, action, digest),
+                _ => None,
+            };
+            let answer = match outcome {
+                Some(outcome) => PlanAnswer::TakenIn { outcome, before: true },
+                None => PlanAnswer::Refused(error.summary.clone()),
+            };
             cx.publish(AppPlan { app: id, number, answer });
             return Vec::new();
         }
@@ -45,7 +52,8 @@ impl Zedmanager {
         app.question = None;
         let Some(asked) = app.asked.take() else { return false };
         let mut tell = |number, answer| cx.publish(AppPlan { app: app.state.app, number, answer });
-        if let Some(outcome) = known_outcome(&app.state, &asked) {
+        let known = |digest: &String| known_outcome(&app.state, &asked.action, digest);
+        if let Some(outcome) = asked.digest.as_ref().and_then(known) {
             tell(asked.number, PlanAnswer::TakenIn { outcome, before: true });
             return false;
         }
@@ -81,13 +89,9 @@ impl Zedmanager {
 }
 
 /// The row remembers the last order that was taken in: asked once more after a lost reply, it is not done once more.
-fn known_outcome(state: &AppInstanceState, asked: &Asked) -> Option<LocalOutcome> {
-    let digest = asked.digest.as_ref()?;
-    state
-        .last_local
-        .as_ref()
-        .filter(|outcome| outcome.digest == *digest && outcome.action == asked.action)
-        .cloned()
+fn known_outcome(state: &AppInstanceState, action: &LocalAction, digest: &str) -> Option<LocalOutcome> {
+    let last = state.last_local.as_ref();
+    last.filter(|outcome| outcome.digest == digest && outcome.action == *action).cloned()
 }
 
 fn disagreement(plan: &Plan, digest: &str) -> Option<String> {

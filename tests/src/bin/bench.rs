@@ -30,7 +30,7 @@ struct Arguments {
     /// Where the plot of the storage tool's cost goes; without it, none is drawn
     #[arg(long)]
     plot: Option<PathBuf>,
-    /// Also a node of a thousand applications: the simulation takes a quarter of an hour and more to deploy them
+    /// Also a node of a thousand applications: the simulation takes some minutes to deploy them
     #[arg(long)]
     large: bool,
     /// Only measurements whose name holds this text

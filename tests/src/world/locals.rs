@@ -32,6 +32,8 @@ pub const LOCAL_SEEDS: u64 = 4_000_000_000;
 /// And from here on single volumes are reverted by such orders.
 pub const REVERT_SEEDS: u64 = 5_000_000_000;
 
+/// So begins what a node says that does nothing yet.
+const STANDSTILL: &str = "nothing is started or changed";
 /// So many steps an answer may take; faults may keep it from coming at all.
 const STEPS_TO_AN_ANSWER: usize = 400;
 
@@ -237,6 +239,8 @@ impl World {
         match self.answer(number)? {
             Some(PlanAnswer::Planned(plan)) => Ok(Some(*plan)),
             None => Ok(None),
+            // A start that cannot read all its records yet (seed 5000000017).
+            Some(PlanAnswer::Refused(why)) if why.starts_with(STANDSTILL) && self.has_faults() => Ok(None),
             Some(other) => Err(Violation { what: format!("L8: a plan was asked for, and {other:?}") }),
         }
     }
