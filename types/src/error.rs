@@ -141,6 +141,11 @@ impl ErrorReport {
         self.retry_condition = condition.into();
         self
     }
+
+    /// A cause that only goes on keeps the report, and the time, with which it was known.
+    pub fn or_known(self, known: Option<ErrorReport>) -> Self {
+        known.filter(|known| known.summary == self.summary).unwrap_or(self)
+    }
 }
 
 impl fmt::Display for ErrorReport {

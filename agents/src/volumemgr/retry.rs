@@ -53,11 +53,10 @@ impl Trouble {
         Trouble { error, tries: before + 1, permanent: failure.is_permanent() }
     }
 
-    /// The same, of what has no error of its own; a cause that only goes on keeps its time.
+    /// The same, of what has no error of its own.
     pub fn again(before: Option<Trouble>, failure: &Failure, now: Timestamp) -> Self {
         let tries = before.as_ref().map_or(0, |before| before.tries);
-        let known = before.map(|before| before.error).filter(|error| error.summary == failure.summary);
-        Trouble::after(tries, failure, known.unwrap_or_else(|| failure.report(now)))
+        Trouble::after(tries, failure, failure.report(now).or_known(before.map(|before| before.error)))
     }
 }
 

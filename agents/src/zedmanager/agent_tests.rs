@@ -147,11 +147,15 @@ impl Node {
     }
 
     pub(super) fn cut_power(self, config: &AppInstanceConfig) -> Node {
-        let Node { bench, disk } = self;
-        let (zedmanager, env) = agent(&disk);
-        let mut node = Node { bench: bench.cut_power(zedmanager, env), disk };
+        let mut node = self.cut_power_and_not_begun();
         node.begin(config);
         node
+    }
+
+    pub(super) fn cut_power_and_not_begun(self) -> Node {
+        let Node { bench, disk } = self;
+        let (zedmanager, env) = agent(&disk);
+        Node { bench: bench.cut_power(zedmanager, env), disk }
     }
 }
 

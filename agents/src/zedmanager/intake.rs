@@ -130,16 +130,10 @@ impl Zedmanager {
             }
         };
         tracing::error!(why, "nothing is decided before the snapshots are known");
-        self.stand_still(format!("nothing is started or changed: {why}"), cx.now());
+        let error = ErrorReport::new(format!("nothing is started or changed: {why}"), cx.now());
+        self.standstill = Some(error.retry("tried again every 5 s").or_known(self.standstill.take()));
         cx.timer(TimerKey::new("scan"), SCAN_AGAIN_AFTER, Event::ScanAgain);
         self.apps.keys().chain(self.early.keys()).copied().collect()
-    }
-
-    /// One cause keeps its time.
-    fn stand_still(&mut self, summary: String, now: Timestamp) {
-        if self.standstill.as_ref().is_none_or(|known| known.summary != summary) {
-            self.standstill = Some(ErrorReport::new(summary, now).retry("tried again every 5 s"));
-        }
     }
 
     /// The start's inventory is here: rows and records are put side by side ([003] G9, H3), then everything moves.

@@ -271,6 +271,31 @@ fn what_stands_in_the_way_is_planned_for_only_with_the_tag() {
     assert!(matches!(story.carry_out(back(), &digest), PlanAnswer::TakenIn { before: false, .. }));
 }
 
+/// [000] L8: nothing is taken in before the snapshots are known; what was taken in stands in the row, and is told.
+#[test]
+fn a_node_that_stands_still_tells_of_the_last_order_and_takes_in_no_other() {
+    let mut story = Story::upgraded();
+    let done = story.agree(back());
+    let mut story = Story { node: story.node.cut_power_and_not_begun(), ..Story::upgraded() };
+    story.node.bench.start();
+    story.node.disk.fail_at(1, std::io::ErrorKind::Other);
+    story.node.bench.run_jobs();
+    let before = story.durable();
+    let again = story.carry_out(back(), &done.digest);
+    let PlanAnswer::TakenIn { outcome, before: true } = again else { panic!("{again:?}") };
+    assert_eq!((outcome.action, outcome.digest), (back(), done.digest.clone()));
+    for what in [
+        LocalAsk::Do { action: LocalAction::CreateSnapshot, digest: done.digest },
+        LocalAsk::Plan(back()),
+        LocalAsk::Set(LocalChange { tags: ["x".to_owned()].into(), ..LocalChange::default() }),
+    ] {
+        let answer = story.ask(what);
+        let PlanAnswer::Refused(why) = answer else { panic!("{answer:?}") };
+        assert!(why.starts_with("nothing is started or changed"), "{why}");
+    }
+    assert_eq!(story.durable(), before);
+}
+
 /// [000] L7: one that came between the order and the operation's own look.
 #[test]
 fn what_has_come_since_it_was_agreed_to_fails_the_rollback_before_the_guest_is_stopped() {
