@@ -6,6 +6,7 @@
 //! | `bus/tokio_mpsc`            | the same 64 values sent through tokio's unbounded channel, then received       |
 //! | `bus/fan_out/<subscribers>` | 1,000 rows change, then every subscriber handles the 1,000 changes             |
 //! | `bus/replay/<keys>`         | one more subscriber comes and handles all rows, up to `Synced`                 |
+//! | `bus/replay_each/10000`     | the same, of each of ten topics in turn: as many rows as the largest replay    |
 //!
 //! All of it in one thread: what is measured is work, not waiting. The values are volumemgr's answers, made before the
 //! clock starts; each differs from its row's last one only in the operation number, so the bus compares them nearly to
@@ -167,23 +168,37 @@ fn fan_out(group: &mut BenchmarkGroup<'_, WallTime>, subscribers: usize) {
 }
 
 fn replay(group: &mut BenchmarkGroup<'_, WallTime>, keys: u64) {
+    let (bus, _publication) = filled(keys);
+    group.throughput(Throughput::Elements(keys));
+    group.bench_function(BenchmarkId::new("replay", keys), |bencher| {
+        bencher.iter(|| assert_eq!(rows_told(&bus), keys));
+    });
+}
+
+/// Whether the cost per key grows with the keys is seen beside this: the same few rows again and again would be found in
+/// the processor's caches, where many do not fit.
+fn replay_each(group: &mut BenchmarkGroup<'_, WallTime>, topics: usize, keys: u64) {
+    let buses: Vec<_> = (0..topics).map(|_| filled(keys)).collect();
+    let mut turns = buses.iter().cycle();
+    group.throughput(Throughput::Elements(keys));
+    group.bench_function(BenchmarkId::new("replay_each", keys), |bencher| {
+        bencher.iter(|| assert_eq!(turns.next().map(|(bus, _)| rows_told(bus)), Some(keys)));
+    });
+}
+
+/// The rows last as long as their publication.
+fn filled(keys: u64) -> (Bus, Publication<VolumesSnapshotStatus>) {
     let bus = Bus::new(None);
     let mut publication = publication(&bus);
     publish(&mut publication, Values::default().next(keys));
-    group.throughput(Throughput::Elements(keys));
-    group.bench_function(BenchmarkId::new("replay", keys), |bencher| {
-        bencher.iter(|| {
-            let mailbox = Subscription::<VolumesSnapshotStatus>::of(&bus);
-            let mut rows = 0;
-            while let Some(change) = mailbox.try_recv() {
-                match black_box(&change) {
-                    Change::Synced => break,
-                    _ => rows += 1,
-                }
-            }
-            assert_eq!(rows, keys);
-        });
-    });
+    (bus, publication)
+}
+
+/// How many rows a new subscriber is told of before `Synced`.
+fn rows_told(bus: &Bus) -> u64 {
+    let mailbox = Subscription::<VolumesSnapshotStatus>::of(bus);
+    let told = std::iter::from_fn(|| mailbox.try_recv());
+    told.take_while(|change| !matches!(black_box(change), Change::Synced)).map(|_| 1).sum()
 }
 
 fn bus(criterion: &mut Criterion) {
@@ -193,6 +208,7 @@ fn bus(criterion: &mut Criterion) {
     tokio_mpsc(&mut group);
     SUBSCRIBERS.into_iter().for_each(|subscribers| fan_out(&mut group, subscribers));
     REPLAYED_KEYS.into_iter().for_each(|keys| replay(&mut group, keys));
+    replay_each(&mut group, 10, 10_000);
     group.finish();
 }
 

@@ -70,6 +70,18 @@ impl<T> Line<T> {
         self.head.map(|head| self.remove(head))
     }
 
+    /// Oldest first.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &T> {
+        let mut next = self.head;
+        std::iter::from_fn(move || match &self.slots[next?.slot()] {
+            Slot::Taken { value, after, .. } => {
+                next = *after;
+                Some(value)
+            }
+            Slot::Free { .. } => unreachable!("those in the line are taken"),
+        })
+    }
+
     pub(crate) fn get_mut(&mut self, place: Place) -> &mut T {
         match &mut self.slots[place.slot()] {
             Slot::Taken { value, .. } => value,
@@ -137,6 +149,7 @@ mod tests {
         line.push_back(5);
         *line.get_mut(places[3]) = 33;
         assert_eq!(line.len(), 3);
+        assert_eq!(line.iter().collect::<Vec<_>>(), [&1, &33, &5]);
         assert_eq!(std::iter::from_fn(|| line.pop_front()).collect::<Vec<_>>(), [1, 33, 5]);
         assert_eq!(line.pop_front(), None);
         line.push_back(6);

@@ -6,6 +6,7 @@
 use std::any::Any;
 use std::collections::{BTreeMap, btree_map};
 use std::fmt;
+use std::hint::black_box;
 use std::sync::Arc;
 
 use holdfast_types::Topic;
@@ -13,6 +14,9 @@ use holdfast_types::Topic;
 use crate::change::Change;
 use crate::line::{Line, Place};
 use crate::mailbox::Ticket;
+
+/// So many rows that the processor can wait for at once, and keep at hand.
+const FETCHED_AT_ONCE: usize = 32;
 
 /// Turns a change of the topic into the subscriber's own event.
 pub(crate) type Wrap<T, E> = Box<dyn Fn(Change<T>) -> E + Send>;
@@ -30,6 +34,8 @@ pub(crate) struct Source<T: Topic, E> {
     /// Where a `Restarted` waits.
     restarted: Option<Place>,
     wrap: Wrap<T, E>,
+    /// How many of the oldest entries [`fetch`] has seen.
+    fetched: usize,
 }
 
 struct Entry<T: Topic> {
@@ -41,14 +47,19 @@ struct Entry<T: Topic> {
 
 impl<T: Topic, E> Source<T, E> {
     pub(crate) fn new(number: usize, wrap: Wrap<T, E>) -> Self {
-        Source { number, entries: Line::new(), by_key: BTreeMap::new(), restarted: None, wrap }
+        Source { number, entries: Line::new(), by_key: BTreeMap::new(), restarted: None, wrap, fetched: 0 }
     }
 
     /// All rows there are, as created. Before anything else is added: keys in order make a map at once.
     pub(crate) fn add_existing(&mut self, rows: &BTreeMap<T::Key, Arc<T>>, line: &mut Line<Ticket<E>>) {
         self.entries.reserve(rows.len());
         line.reserve(rows.len());
-        let created = rows.iter().map(|(key, value)| {
+        let rows: Vec<_> = rows.iter().collect();
+        let created = rows.chunks(FETCHED_AT_ONCE).flat_map(|rows| {
+            fetch(rows.iter().map(|(_, value)| *value));
+            rows
+        });
+        let created = created.map(|&(key, value)| {
             let change = Change::Created(Arc::clone(value));
             let ticket = line.push_back(Ticket::Source(self.number));
             (key.clone(), self.entries.push_back(Entry { key: Some(key.clone()), change, ticket }))
@@ -91,6 +102,12 @@ impl<T: Topic, E> Source<T, E> {
         self.restarted = Some(self.append_marker(Change::Restarted(times), line));
     }
 
+    fn fetch_oldest(&mut self) {
+        let oldest = self.entries.iter().take(FETCHED_AT_ONCE);
+        fetch(oldest.filter_map(|entry| entry.change.value()));
+        self.fetched = FETCHED_AT_ONCE;
+    }
+
     fn append_marker(&mut self, marker: Change<T>, line: &mut Line<Ticket<E>>) -> Place {
         let ticket = line.push_back(Ticket::Source(self.number));
         self.entries.push_back(Entry { key: None, change: marker, ticket })
@@ -99,6 +116,10 @@ impl<T: Topic, E> Source<T, E> {
 
 impl<T: Topic, E: 'static> AnySource<E> for Source<T, E> {
     fn take(&mut self) -> Option<E> {
+        if self.fetched == 0 && self.entries.len() >= FETCHED_AT_ONCE {
+            self.fetch_oldest();
+        }
+        self.fetched = self.fetched.saturating_sub(1);
         let entry = self.entries.pop_front()?;
         match (&entry.key, &entry.change) {
             (Some(key), _) => drop(self.by_key.remove(key)),
@@ -111,6 +132,13 @@ impl<T: Topic, E: 'static> AnySource<E> for Source<T, E> {
     fn as_any_mut(&mut self) -> &mut dyn Any {
         self
     }
+}
+
+/// Brings rows into the processor's caches before they are shared or let go of. Either changes a count in the row, and such
+/// changes are made one after the other: of a hundred thousand rows, which lie in memory, each would wait for memory by
+/// itself. Reads wait together.
+fn fetch<'a, T: 'a>(rows: impl Iterator<Item = &'a Arc<T>>) {
+    black_box(rows.map(Arc::strong_count).sum::<usize>());
 }
 
 impl<T: Topic, E> fmt::Debug for Source<T, E> {
