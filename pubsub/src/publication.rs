@@ -155,13 +155,13 @@ impl<T: Topic> Publication<T> {
     }
 
     /// First half of [`Publication::publish`]: nobody is told yet.
-    pub fn stage(&mut self, value: T) -> Result<Staged, PublishError> {
+    pub fn stage(&mut self, value: impl Into<Arc<T>>) -> Result<Staged, PublishError> {
+        let value = value.into();
         let key = value.key();
         if self.is_like(&key, &value) {
             return Ok(Staged::Unchanged);
         }
         let staged = Staged::of(self.image(&key, &value)?);
-        let value = Arc::new(value);
         self.rows.insert(key, Arc::clone(&value));
         self.staged.push_back(Step::Put(value));
         Ok(staged)

@@ -125,6 +125,11 @@ impl<A: Agent> Ctx<A> {
     /// # Panics
     /// If the agent does not own the topic: it must say so in `wire`.
     pub fn publish<T: Topic>(&mut self, value: T) {
+        self.publish_shared(Arc::new(value));
+    }
+
+    /// [`Ctx::publish`] of a value that the agent keeps as well.
+    pub fn publish_shared<T: Topic>(&mut self, value: Arc<T>) {
         let (number, publication) = self.publication_mut::<T>();
         match publication.stage(value) {
             Ok(staged) => self.take_staged(number, staged),

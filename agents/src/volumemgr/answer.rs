@@ -1,6 +1,7 @@
 //! What zedmanager is told of a snapshot: statuses made from what is stored and what an intent came to. Pure.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use holdfast_types::{
     AppId, EntityKind, ErrorReport, OperationNumber, RecordedMeta, SnapshotAction, SnapshotId,
@@ -15,15 +16,15 @@ pub(super) fn status_of(
     snapshot: SnapshotId,
     stored: &Stored,
     now: Timestamp,
-) -> Option<VolumesSnapshotStatus> {
+) -> Option<Arc<VolumesSnapshotStatus>> {
     match stored {
         Stored::Nothing => None,
-        Stored::Whole(record) => Some(record.clone()),
+        Stored::Whole(record) => Some(Arc::clone(record)),
         Stored::Damaged { reason, app, .. } => {
             let app = app.unwrap_or(AppId(uuid::Uuid::nil()));
             let error = ErrorReport::new(format!("snapshot {snapshot} is damaged: {reason}"), now)
                 .about(EntityKind::AppInstance, app);
-            Some(VolumesSnapshotStatus { error: Some(error), ..blank(snapshot, app, stored) })
+            Some(Arc::new(VolumesSnapshotStatus { error: Some(error), ..blank(snapshot, app, stored) }))
         }
     }
 }

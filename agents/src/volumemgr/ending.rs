@@ -8,6 +8,8 @@
 //! Deliberately absent: what an intent does next, which is `steps.rs` and `snapshots.rs`; and how statuses are put together
 //! (`answer.rs`).
 
+use std::sync::Arc;
+
 use holdfast_persist::record;
 use holdfast_types::{
     ErrorReport, IntentStage, SnapshotAction, SnapshotId, SnapshotIntent, VolumeKey, VolumesSnapshotStatus,
@@ -47,14 +49,14 @@ impl Volumemgr {
 
     fn record_cut(&mut self, intent: &SnapshotIntent, cx: &mut Ctx<Self>) {
         let state = self.snapshots.entry(intent.snapshot).or_default();
-        let status = cut_status(intent, &state.cut, cx.now());
+        let status = Arc::new(cut_status(intent, &state.cut, cx.now()));
         let path = self.layout.volumes_snapshot_status_file(&intent.snapshot);
-        let bytes = record::render(&path, &status).expect("a record made here is whole");
+        let bytes = record::render(&path, &*status).expect("a record made here is whole");
         cx.write_record(path, bytes);
         tracing::info!(snapshot = %intent.snapshot, operation = %intent.operation, "snapshot cut and recorded");
-        state.stored = Stored::Whole(status.clone());
+        state.stored = Stored::Whole(Arc::clone(&status));
         state.last_answer = None;
-        cx.publish(status);
+        cx.publish_shared(status);
     }
 
     /// Storage has confirmed it. If the id is asked for again, its old record must not be found by a later start;
@@ -89,8 +91,14 @@ impl Volumemgr {
             snapshot = %intent.snapshot, action = ?intent.action, operation = %intent.operation,
             failed = answer.error.is_some(), "snapshot action answered"
         );
-        state.last_answer = Some(answer.clone());
-        cx.publish(answer);
+        self.tell(answer, cx);
+    }
+
+    /// It is kept, too: who asks again for the same hears the same.
+    pub(super) fn tell(&mut self, answer: VolumesSnapshotStatus, cx: &mut Ctx<Self>) {
+        let answer = Arc::new(answer);
+        self.snapshots.entry(answer.snapshot).or_default().last_answer = Some(Arc::clone(&answer));
+        cx.publish_shared(answer);
     }
 
     /// What is left is tidying, and it does not succeed: nobody is kept waiting for it.
@@ -138,7 +146,7 @@ impl Volumemgr {
         let Some(request) = request.filter(|request| request.action != SnapshotAction::Unspecified) else {
             return;
         };
-        let is_answered = |answer: &VolumesSnapshotStatus| {
+        let is_answered = |answer: &Arc<VolumesSnapshotStatus>| {
             answer.operation == request.operation && answer.result_of == request.action
         };
         let is_made = matches!(&state.stored, Stored::Whole(record) if record.operation == request.operation);

@@ -16,6 +16,7 @@ use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 
 use holdfast_persist::disk::{Disk, EntryKind};
 use holdfast_persist::{PersistLayout, RecordError, crashsafe, record};
@@ -100,7 +101,7 @@ impl<'a> Look<'a> {
         let path = self.layout.volumes_snapshot_status_file(&id);
         match self.load::<VolumesSnapshotStatus>(&path) {
             Ok(status) if status.snapshot == id => Some(match broken_link(&status) {
-                None => Stored::Whole(self.with_generations(status)),
+                None => Stored::Whole(Arc::new(self.with_generations(status))),
                 Some(flaw) => self.damaged(id, format!("{}: {flaw}", path.display())),
             }),
             Ok(status) => {

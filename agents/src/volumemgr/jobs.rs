@@ -120,7 +120,7 @@ impl StepOrder {
 /// A pre-flight of the volumes that were not refused already.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PreflightOrder {
-    pub question: SnapshotPreflightConfig,
+    pub question: Arc<SnapshotPreflightConfig>,
     /// With the storage name for a rollback; none for a volume that is only looked for.
     pub volumes: Vec<(Place, Asked)>,
     pub refusals: BTreeMap<VolumeId, String>,

@@ -48,6 +48,7 @@ mod volumes;
 mod work;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use holdfast_persist::PersistLayout;
 use holdfast_pubsub::{Change, Topic};
@@ -126,7 +127,7 @@ pub enum Event {
         result: Result<BTreeMap<VolumeId, SnapshotMeta>, StepFailure>,
     },
     Preflighted {
-        question: SnapshotPreflightConfig,
+        question: Arc<SnapshotPreflightConfig>,
         seen: Seen,
     },
 }
@@ -143,14 +144,14 @@ pub enum Again {
 /// The last value of every row it reads, and which sets are known to be complete.
 #[derive(Debug, Default)]
 struct Inputs {
-    volumes: BTreeMap<VolumeKey, VolumeConfig>,
-    content_trees: BTreeMap<ContentTreeId, ContentTreeConfig>,
-    datastores: BTreeMap<DatastoreId, DatastoreConfig>,
-    references: BTreeMap<VolumeRefKey, VolumeRefConfig>,
-    requests: BTreeMap<SnapshotId, VolumesSnapshotConfig>,
+    volumes: BTreeMap<VolumeKey, Arc<VolumeConfig>>,
+    content_trees: BTreeMap<ContentTreeId, Arc<ContentTreeConfig>>,
+    datastores: BTreeMap<DatastoreId, Arc<DatastoreConfig>>,
+    references: BTreeMap<VolumeRefKey, Arc<VolumeRefConfig>>,
+    requests: BTreeMap<SnapshotId, Arc<VolumesSnapshotConfig>>,
     /// What is to be deleted now, and the operation that asks. To everything else it is as if the request were un-published.
     deletions: BTreeMap<SnapshotId, OperationNumber>,
-    questions: BTreeMap<SnapshotId, SnapshotPreflightConfig>,
+    questions: BTreeMap<SnapshotId, Arc<SnapshotPreflightConfig>>,
     volumes_complete: bool,
     contents_complete: bool,
     references_complete: bool,
@@ -177,7 +178,7 @@ pub struct Volumemgr {
     contents: BTreeMap<ContentTreeId, ContentState>,
     snapshots: BTreeMap<SnapshotId, SnapshotState>,
     /// Questions that storage is being asked.
-    asked: BTreeMap<SnapshotId, SnapshotPreflightConfig>,
+    asked: BTreeMap<SnapshotId, Arc<SnapshotPreflightConfig>>,
 }
 
 impl Volumemgr {
@@ -413,11 +414,11 @@ fn timer_key(again: &Again) -> TimerKey {
 }
 
 /// Takes the change into the map; the key of a row that changed.
-fn keep<T: Topic>(rows: &mut BTreeMap<T::Key, T>, change: Change<T>) -> Option<T::Key> {
+fn keep<T: Topic>(rows: &mut BTreeMap<T::Key, Arc<T>>, change: Change<T>) -> Option<T::Key> {
     match change {
         Change::Created(new) | Change::Modified { new, .. } => {
             let key = new.key();
-            rows.insert(key.clone(), (*new).clone());
+            rows.insert(key.clone(), new);
             Some(key)
         }
         Change::Deleted(last) => {

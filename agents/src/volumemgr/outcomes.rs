@@ -57,7 +57,7 @@ impl Volumemgr {
 
     /// As configured; a volume that is only referred to is taken for a blank one of its size.
     fn config_for_adoption(&self, key: &VolumeKey) -> Option<VolumeConfig> {
-        let listed = self.inputs.volumes.get(key).cloned();
+        let listed = self.inputs.volumes.get(key).map(|config| VolumeConfig::clone(config));
         listed.or_else(|| {
             Some(VolumeConfig {
                 key: *key,

@@ -1,6 +1,7 @@
 //! How a volume is to be stored, and where its content comes from. Pure: configurations in, a plan or a reason out.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use holdfast_persist::PersistLayout;
 use holdfast_types::{
@@ -49,11 +50,12 @@ pub fn new_record(
 /// What is to be fetched for a content tree, or why nothing can be.
 pub fn content_to_fetch(
     tree: &ContentTreeConfig,
-    datastores: &BTreeMap<DatastoreId, DatastoreConfig>,
+    datastores: &BTreeMap<DatastoreId, Arc<DatastoreConfig>>,
 ) -> Result<Content, Failure> {
     let (mut urls, mut refusals) = (Vec::new(), Vec::new());
     for id in &tree.datastores {
-        match datastores.get(id).map_or_else(|| Err(format!("datastore {id} is not configured")), base_url) {
+        let datastore = datastores.get(id).ok_or_else(|| format!("datastore {id} is not configured"));
+        match datastore.and_then(|datastore| base_url(datastore)) {
             Ok(base) => urls.push(format!("{base}/{}", tree.relative_url.trim_start_matches('/'))),
             Err(reason) => refusals.push(reason),
         }
@@ -156,7 +158,7 @@ mod tests {
         ] {
             let store = DatastoreConfig { fqdn: fqdn.into(), path: path.into(), ..http_store(1) };
             let tree = ContentTreeConfig { relative_url: relative.into(), ..tree(1, "AB") };
-            let content = content_to_fetch(&tree, &[(store.datastore, store)].into()).expect("a URL");
+            let content = content_to_fetch(&tree, &[(store.datastore, store.into())].into()).expect("a URL");
             assert_eq!(content.urls, [expected]);
             assert_eq!(content.sha256, "ab");
         }
@@ -165,7 +167,7 @@ mod tests {
     #[test]
     fn a_datastore_that_cannot_be_used_is_named_with_its_kind() {
         let refused = |store: DatastoreConfig| {
-            let stores = [(store.datastore, store)].into();
+            let stores = [(store.datastore, store.into())].into();
             content_to_fetch(&tree(1, ""), &stores).expect_err("not supported").summary
         };
         let https = refused(DatastoreConfig { kind: DatastoreKind::Https, ..http_store(1) });

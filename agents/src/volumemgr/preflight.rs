@@ -5,6 +5,7 @@
 //! ([000] L4). So is what each volume needs and what is free ([000] L8); too little is a refusal.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use holdfast_types::{
     Blocker, Blockers, EntityKind, ErrorReport, SnapshotAction, SnapshotId, SnapshotPreflightConfig,
@@ -75,7 +76,7 @@ impl Volumemgr {
                 cx.unpublish::<SnapshotPreflightStatus>(&status.snapshot);
             }
         }
-        let questions: Vec<SnapshotPreflightConfig> = self.inputs.questions.values().cloned().collect();
+        let questions: Vec<Arc<SnapshotPreflightConfig>> = self.inputs.questions.values().cloned().collect();
         for question in questions {
             let answered = cx.get::<SnapshotPreflightStatus>(&question.snapshot);
             let is_answered = answered.is_some_and(|status| status.operation == question.operation);
@@ -87,7 +88,7 @@ impl Volumemgr {
         }
     }
 
-    fn ask(&mut self, question: SnapshotPreflightConfig, cx: &mut Ctx<Self>) {
+    fn ask(&mut self, question: Arc<SnapshotPreflightConfig>, cx: &mut Ctx<Self>) {
         match self.volumes_asked_about(&question, cx) {
             Ok(order) if order.volumes.is_empty() => {
                 let seen = Seen { refusals: order.refusals, ..Seen::default() };
@@ -106,7 +107,7 @@ impl Volumemgr {
 
     fn volumes_asked_about(
         &self,
-        question: &SnapshotPreflightConfig,
+        question: &Arc<SnapshotPreflightConfig>,
         cx: &Ctx<Self>,
     ) -> Result<PreflightOrder, String> {
         let asked = match question.action {
@@ -115,7 +116,7 @@ impl Volumemgr {
             _ => question.volumes.iter().map(|key| (*key, Asked::Create)).collect(),
         };
         let mut order =
-            PreflightOrder { question: question.clone(), volumes: Vec::new(), refusals: BTreeMap::new() };
+            PreflightOrder { question: Arc::clone(question), volumes: Vec::new(), refusals: BTreeMap::new() };
         for (key, asked) in asked {
             match made(&key, &Rows(cx)) {
                 Ok(record) if is_read_only(&record) => {
@@ -189,7 +190,12 @@ impl Volumemgr {
         metas.collect()
     }
 
-    pub(super) fn preflighted(&mut self, question: SnapshotPreflightConfig, seen: Seen, cx: &mut Ctx<Self>) {
+    pub(super) fn preflighted(
+        &mut self,
+        question: Arc<SnapshotPreflightConfig>,
+        seen: Seen,
+        cx: &mut Ctx<Self>,
+    ) {
         self.asked.remove(&question.snapshot);
         if self.inputs.questions.get(&question.snapshot) != Some(&question) {
             return;

@@ -2,6 +2,8 @@
 //!
 //! Composed anew, for the volumes an event concerns, from rows and what jobs said; publishing an equal value is silent.
 
+use std::sync::Arc;
+
 use holdfast_types::{
     ContentTreeId, EntityKind, ErrorReport, IntentStage, SnapshotAction, SwState, VolumeKey, VolumeRecord,
     VolumeRefKey, VolumeRefStatus, VolumeStage, VolumeStatus, first_incarnation,
@@ -64,7 +66,7 @@ impl Volumemgr {
     fn volume_status(&self, key: VolumeKey, holds: &Holds, cx: &Ctx<Self>) -> VolumeStatus {
         let row = cx.get::<VolumeRecord>(&key);
         let row = row.as_deref();
-        let listed = self.inputs.volumes.get(&key);
+        let listed = self.inputs.volumes.get(&key).map(Arc::as_ref);
         let config = listed.or(row.map(|row| &row.config));
         let state = self.volumes.get(&key);
         let facts = state.and_then(|state| state.facts);

@@ -19,6 +19,7 @@
 //! deleted snapshot may outlive volumemgr's, which looks like damage.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use holdfast_types::{
     AppId, Consent, Format, IntentStage, RecordedMeta, Replacement, SnapshotAction, SnapshotId,
@@ -34,7 +35,7 @@ use super::steps::{self, READ_ONLY};
 pub enum Stored {
     #[default]
     Nothing,
-    Whole(VolumesSnapshotStatus),
+    Whole(Arc<VolumesSnapshotStatus>),
     /// [003] H3: shown with its reason, and can be deleted.
     Damaged {
         reason: String,

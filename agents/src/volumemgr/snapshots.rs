@@ -9,6 +9,7 @@
 //! record `volumesSnapshotStatus.json` is durable before the intent goes, and both before anybody is told.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use holdfast_pubsub::Change;
 use holdfast_types::{
@@ -37,7 +38,7 @@ const STEPS_AT_MOST: usize = 32;
 pub(super) struct SnapshotState {
     pub(super) stored: Stored,
     /// The last answer that is not simply what is stored.
-    pub(super) last_answer: Option<VolumesSnapshotStatus>,
+    pub(super) last_answer: Option<Arc<VolumesSnapshotStatus>>,
     /// What the volumes said in the intent's stage.
     pub(super) progress: BTreeMap<VolumeId, Progress>,
     pub(super) tries: BTreeMap<VolumeId, u32>,
@@ -87,7 +88,7 @@ impl Volumemgr {
     pub(super) fn snapshots_found(&mut self, found: BTreeMap<SnapshotId, Stored>, cx: &mut Ctx<Self>) {
         for (snapshot, stored) in found {
             if let Some(status) = status_of(snapshot, &stored, cx.now()) {
-                cx.publish(status);
+                cx.publish_shared(status);
             }
             self.snapshots.entry(snapshot).or_default().stored = stored;
         }
@@ -140,17 +141,17 @@ impl Volumemgr {
         }
         let state = self.snapshots.entry(request.snapshot).or_default();
         let volumes = RowsAndOrphans { rows: Rows(cx), orphans: &self.orphans };
-        let verdict = judge(request, &state.stored, state.last_answer.as_ref(), &volumes, cx.now());
+        let verdict = judge(request, &state.stored, state.last_answer.as_deref(), &volumes, cx.now());
         match verdict {
             Verdict::AsRecorded => {
                 if let Stored::Whole(record) = &state.stored {
-                    cx.publish(record.clone());
+                    cx.publish_shared(Arc::clone(record));
                 }
                 false
             }
             Verdict::AsAnswered => {
                 if let Some(answer) = &state.last_answer {
-                    cx.publish(answer.clone());
+                    cx.publish_shared(Arc::clone(answer));
                 }
                 false
             }
@@ -204,8 +205,7 @@ impl Volumemgr {
             error: Some(error),
             ..blank(request.snapshot, request.app, &state.stored)
         };
-        state.last_answer = Some(answer.clone());
-        cx.publish(answer);
+        self.tell(answer, cx);
     }
 
     /// Nobody asks for the snapshot, and everybody who could has spoken ([003] D2).

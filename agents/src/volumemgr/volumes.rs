@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use holdfast_types::{
     ErrorReport, SnapshotIntent, VolumeConfig, VolumeId, VolumeKey, VolumeRecord, VolumeStage,
@@ -207,7 +208,8 @@ impl Volumemgr {
             self.adopt(key, cx);
             return;
         }
-        let config = self.inputs.volumes.get(&key).or(row.as_deref().map(|row| &row.config)).cloned();
+        let listed = self.inputs.volumes.get(&key).map(Arc::as_ref);
+        let config = listed.or(row.as_deref().map(|row| &row.config)).cloned();
         let Some(config) = config else { return };
         match self.plan(&config) {
             Ok(None) => {}

@@ -215,7 +215,7 @@ fn was_cut(state: &SnapshotState) -> bool {
 /// [003] B1: the configuration last applied is set aside, durably, before anything is stopped.
 fn saved_configs(state: &AppInstanceState, facts: &Facts<'_>) -> Vec<Write> {
     let (Some(operation), Some(applied)) = (&state.operation, &state.applied) else { return Vec::new() };
-    let missing = operation.snapshots.iter().filter(|desc| facts.saved.get(&desc.id) != Some(&**applied));
+    let missing = operation.snapshots.iter().filter(|desc| facts.saved.get(&desc.id) != Some(applied));
     missing.map(|desc| Write::SaveConfig(desc.id, Arc::clone(applied))).collect()
 }
 

@@ -128,7 +128,7 @@ fn kept(
         };
         return Some((action, operation.number, operation.volumes.clone()));
     }
-    let saved = facts.saved.get(&id).map(AppInstanceConfig::volume_keys);
+    let saved = facts.saved.get(&id).map(|config| config.volume_keys());
     let stored = || facts.storage.get(&id).map(|status| status.volume_keys());
     let volumes = saved.or_else(stored).unwrap_or_default();
     Some((SnapshotAction::Create, instance.operation, volumes))

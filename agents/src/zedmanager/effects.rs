@@ -25,7 +25,7 @@ impl Zedmanager {
                     Err(error) => tracing::error!(%id, %error, "a configuration that cannot be written down"),
                 }
                 self.add_directory(id);
-                self.saved.insert(id, (*config).clone());
+                self.saved.insert(id, config);
             }
             Write::SaveInstance(instance) => {
                 let id = instance.snapshot.id;

@@ -112,8 +112,8 @@ fn a_guard_that_comes_during_deletions_stops_the_rollback_behind_them() {
     let mut walk = rolling_back(Phase::StoppingGuest);
     let dropped = state_with("d2").snapshots.remove(&snapshot_id(2)).expect("made");
     walk.state.snapshots.insert(snapshot_id(2), dropped);
-    let gone = walk.storage[&snapshot_id(1)].clone();
-    walk.storage.insert(snapshot_id(2), VolumesSnapshotStatus { snapshot: snapshot_id(2), ..gone });
+    let gone = VolumesSnapshotStatus::clone(&walk.storage[&snapshot_id(1)]);
+    walk.storage.insert(snapshot_id(2), VolumesSnapshotStatus { snapshot: snapshot_id(2), ..gone }.into());
     walk.guest = Guest::ConfirmedDown;
     assert_eq!(walk.go(), WaitingFor::Deletions);
     guarded_by(&mut walk, "started");
@@ -332,7 +332,7 @@ fn volume(n: u8) -> VolumeId {
 
 fn seen(walk: &mut Walk, blockers: &[(u8, BlockerKind, &str)]) {
     walk.pass_preflight(1, None);
-    let status = walk.preflight.get_mut(&snapshot_id(1)).expect("answered");
+    let status = Arc::make_mut(walk.preflight.get_mut(&snapshot_id(1)).expect("answered"));
     for (n, kind, name) in blockers {
         status.blockers.entry(volume(*n)).or_default().push(Blocker::snapshot(*kind, *name, "7"));
     }

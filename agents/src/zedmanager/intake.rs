@@ -195,7 +195,7 @@ impl Zedmanager {
             inventory::adopt(&mut app.state, instance);
         }
         if let Ok(config) = scanned.config {
-            self.saved.insert(id, config);
+            self.saved.insert(id, Arc::new(config));
         }
     }
 }
@@ -210,10 +210,10 @@ fn after<T: Topic>(change: &Change<T>) -> Option<(T::Key, Option<Arc<T>>)> {
 }
 
 /// Keeps what a key has after a change. Returns the value that says so, or the last one there was.
-fn remember<T: Topic + Clone>(known: &mut BTreeMap<T::Key, T>, change: &Change<T>) -> Option<Arc<T>> {
+fn remember<T: Topic>(known: &mut BTreeMap<T::Key, Arc<T>>, change: &Change<T>) -> Option<Arc<T>> {
     match change {
         Change::Created(new) | Change::Modified { new, .. } => {
-            known.insert(new.key(), T::clone(new));
+            known.insert(new.key(), Arc::clone(new));
             Some(new.clone())
         }
         Change::Deleted(last) => {

@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use holdfast_persist::disk::{Disk, EntryKind};
@@ -230,7 +231,7 @@ pub fn adopt(state: &mut AppInstanceState, instance: SnapshotInstanceStatus) {
 /// Snapshots the row calls available whose directory is gone.
 pub fn mark_incomplete(
     state: &mut AppInstanceState,
-    saved: &BTreeMap<SnapshotId, AppInstanceConfig>,
+    saved: &BTreeMap<SnapshotId, Arc<AppInstanceConfig>>,
     directories: &BTreeSet<SnapshotId>,
     now: Timestamp,
 ) {

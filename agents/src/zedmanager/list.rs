@@ -15,6 +15,7 @@
 //! Pure: [`reconcile`] edits the row it is given and says nothing to anybody. Running it twice changes nothing.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use holdfast_types::{
     AppInstanceState, Operation, Phase, SnapshotConfig, SnapshotDesc, SnapshotEntry, SnapshotId,
@@ -243,9 +244,9 @@ pub fn deletions_due(state: &AppInstanceState) -> bool {
 /// not be cut, and what the row has forgotten. Where storage cannot tell whose it is, the row knows.
 pub fn remains<'a>(
     state: &'a AppInstanceState,
-    storage: &'a BTreeMap<SnapshotId, VolumesSnapshotStatus>,
+    storage: &'a BTreeMap<SnapshotId, Arc<VolumesSnapshotStatus>>,
 ) -> impl Iterator<Item = &'a VolumesSnapshotStatus> {
-    storage.values().filter(|status| {
+    storage.values().map(Arc::as_ref).filter(|status| {
         let entry = state.snapshots.get(&status.snapshot);
         let is_ours = status.app == state.app || (status.app.0.is_nil() && entry.is_some());
         is_ours && !entry.is_some_and(|entry| is_kept(&entry.state))

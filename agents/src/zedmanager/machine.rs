@@ -71,10 +71,10 @@ pub struct Facts<'a> {
     pub storage_known: bool,
     pub guest: Guest,
     pub volumes: &'a BTreeMap<VolumeKey, Readiness>,
-    pub storage: &'a BTreeMap<SnapshotId, VolumesSnapshotStatus>,
-    pub preflight: &'a BTreeMap<SnapshotId, SnapshotPreflightStatus>,
+    pub storage: &'a BTreeMap<SnapshotId, Arc<VolumesSnapshotStatus>>,
+    pub preflight: &'a BTreeMap<SnapshotId, Arc<SnapshotPreflightStatus>>,
     /// The configurations set aside for snapshots, as far as their files can be read.
-    pub saved: &'a BTreeMap<SnapshotId, AppInstanceConfig>,
+    pub saved: &'a BTreeMap<SnapshotId, Arc<AppInstanceConfig>>,
     pub admission: Admission,
     /// What guards the application, local settings included. None: its configuration has not come yet.
     pub guard: Option<EffectiveGuard>,

@@ -162,11 +162,11 @@ pub struct Zedmanager {
     /// Boxed: one is taken out and put back at each event, and is large.
     apps: BTreeMap<AppId, Box<App>>,
     volume_refs: BTreeMap<VolumeRefKey, Arc<VolumeRefStatus>>,
-    storage: BTreeMap<SnapshotId, VolumesSnapshotStatus>,
-    preflight: BTreeMap<SnapshotId, SnapshotPreflightStatus>,
+    storage: BTreeMap<SnapshotId, Arc<VolumesSnapshotStatus>>,
+    preflight: BTreeMap<SnapshotId, Arc<SnapshotPreflightStatus>>,
     domains: BTreeMap<AppId, Arc<DomainStatus>>,
     /// Configurations set aside for snapshots, as far as they can be read.
-    saved: BTreeMap<SnapshotId, AppInstanceConfig>,
+    saved: BTreeMap<SnapshotId, Arc<AppInstanceConfig>>,
     /// Snapshot directories that exist under `snapshots/`.
     directories: BTreeSet<SnapshotId>,
     /// Something was said since they were looked at for which one of them may have to go.

@@ -7,6 +7,8 @@
 //!
 //! A phase with nothing to do is left out. The choice of an operation is `machine.rs`'s.
 
+use std::sync::Arc;
+
 use holdfast_types::{
     AppId, AppInstanceState, Blockers, EntityKind, ErrorReport, FORCE_ROLLBACK, Judgement, Operation,
     OperationKind, Phase, RollbackTarget, SnapshotAction, SnapshotId, SnapshotState, Timestamp,
@@ -194,7 +196,7 @@ fn await_deletions(state: &AppInstanceState, operation: &Operation, facts: &Fact
 }
 
 fn await_cuts(state: &AppInstanceState, operation: &Operation, facts: &Facts<'_>) -> Decision {
-    if operation.snapshots.iter().any(|desc| facts.saved.get(&desc.id) != state.applied.as_deref()) {
+    if operation.snapshots.iter().any(|desc| facts.saved.get(&desc.id) != state.applied.as_ref()) {
         // A cut came while a failure of this operation was being carried out: its files went before the row told so.
         return Decision::Enter(Phase::CuttingSnapshots);
     }
@@ -204,7 +206,7 @@ fn await_cuts(state: &AppInstanceState, operation: &Operation, facts: &Facts<'_>
         if matches!(entry, Some(SnapshotState::Available(_))) {
             continue;
         }
-        match answer(operation, SnapshotAction::Create, facts.storage.get(&desc.id)) {
+        match answer(operation, SnapshotAction::Create, facts.storage.get(&desc.id).map(Arc::as_ref)) {
             Some(Ok(created)) => return Decision::KeepSnapshot(desc.id, created),
             Some(Err(error)) => failed = failed.or(Some(error)),
             None => pending = true,
@@ -220,7 +222,7 @@ fn await_cuts(state: &AppInstanceState, operation: &Operation, facts: &Facts<'_>
 
 fn await_reverts(state: &AppInstanceState, operation: &Operation, facts: &Facts<'_>) -> Decision {
     let target = operation.rollback.as_ref().map(|target| target.snapshot);
-    let status = target.and_then(|id| facts.storage.get(&id));
+    let status = target.and_then(|id| facts.storage.get(&id)).map(Arc::as_ref);
     match answer(operation, SnapshotAction::Rollback, status) {
         Some(Ok(_)) => leave(state, operation, facts),
         Some(Err(error)) => Decision::Fail(error),

@@ -218,8 +218,8 @@ fn deletion(state: &AppInstanceState, facts: &Facts<'_>, snapshot: SnapshotId) -
         Some(SnapshotState::Trimmed) => return cannot("it is deleted"),
         Some(SnapshotState::Available(_) | SnapshotState::Failed(_)) => {}
     }
-    let saved = facts.saved.get(&snapshot).map(AppInstanceConfig::volume_keys);
-    let stored = || facts.storage.get(&snapshot).map(VolumesSnapshotStatus::volume_keys);
+    let saved = facts.saved.get(&snapshot).map(|config| config.volume_keys());
+    let stored = || facts.storage.get(&snapshot).map(|status| status.volume_keys());
     Ok(Wish::Deletion(saved.or_else(stored).unwrap_or_default()))
 }
 

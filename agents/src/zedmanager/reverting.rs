@@ -39,7 +39,7 @@ pub(super) fn revert(
 
 /// [004] M1, M6: a volume that the snapshot holds something of, by the snapshot's own record.
 fn meant(facts: &Facts<'_>, snapshot: SnapshotId, volume: Option<VolumeId>) -> Result<VolumeKey, String> {
-    let saved = facts.saved.get(&snapshot).map(AppInstanceConfig::volume_keys).unwrap_or_default();
+    let saved = facts.saved.get(&snapshot).map(|config| config.volume_keys()).unwrap_or_default();
     let metas = facts.storage.get(&snapshot).into_iter().flat_map(|status| &status.meta);
     let held: Vec<VolumeKey> = metas
         .filter_map(|(id, meta)| match meta {

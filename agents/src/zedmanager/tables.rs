@@ -26,9 +26,9 @@ struct Given {
     storage_known: bool,
     guest: Guest,
     volumes: BTreeMap<VolumeKey, Readiness>,
-    storage: BTreeMap<SnapshotId, VolumesSnapshotStatus>,
-    preflight: BTreeMap<SnapshotId, SnapshotPreflightStatus>,
-    saved: BTreeMap<SnapshotId, AppInstanceConfig>,
+    storage: BTreeMap<SnapshotId, Arc<VolumesSnapshotStatus>>,
+    preflight: BTreeMap<SnapshotId, Arc<SnapshotPreflightStatus>>,
+    saved: BTreeMap<SnapshotId, Arc<AppInstanceConfig>>,
 }
 
 impl Given {
@@ -127,7 +127,7 @@ fn an_operation_names_its_volumes() {
     two.snapshot.active = Some(snapshot_id(1));
     two.snapshot.rollback.counter = 1;
     given.received = Some(two.into());
-    given.saved.insert(snapshot_id(1), config("1"));
+    given.saved.insert(snapshot_id(1), config("1").into());
     let back = plan_of(decide(&state, &given.facts()));
     assert_eq!((back.kind, back.volumes), (OperationKind::Rollback, config("1").volume_keys()));
 }
@@ -167,10 +167,10 @@ fn an_old_answer_of_the_preflight_is_none() {
         space: BTreeMap::new(),
         cloned: Default::default(),
     };
-    given.preflight.insert(snapshot_id(1), status.clone());
+    given.preflight.insert(snapshot_id(1), status.clone().into());
     assert_eq!(decide(&state, &given.facts()), Decision::Wait(WaitingFor::Preflight));
     status.operation = OperationNumber(101);
-    given.preflight.insert(snapshot_id(1), status);
+    given.preflight.insert(snapshot_id(1), status.into());
     assert_eq!(decide(&state, &given.facts()), Decision::Agree(Consent::default()));
 }
 
@@ -323,7 +323,8 @@ fn what_nobody_keeps_is_asked_to_go_while_the_guest_is_down_for_an_operation() {
                 result_of: SnapshotAction::Delete,
                 operation: OperationNumber(100),
                 error: Some(ErrorReport::new("in use", time(1))),
-            },
+            }
+            .into(),
         );
     }
     let kept = ["1 Create 1 made", "3 Create 3 made", "6 Create 6 made"];
@@ -522,7 +523,7 @@ fn a_snapshot_whose_records_are_back_is_whole_again() {
 #[test]
 fn of_an_available_snapshot_both_the_directory_and_the_configuration_must_be_there() {
     let (saved, directories) =
-        (BTreeMap::from([(snapshot_id(1), config("1"))]), BTreeSet::from([snapshot_id(1)]));
+        (BTreeMap::from([(snapshot_id(1), config("1").into())]), BTreeSet::from([snapshot_id(1)]));
     for (saved, directories, whole) in [
         (saved.clone(), directories.clone(), true),
         (BTreeMap::new(), directories, false),

@@ -17,9 +17,9 @@ pub(super) struct Walk {
     pub(super) removed: bool,
     pub(super) guest: Guest,
     pub(super) broken: BTreeMap<VolumeKey, ErrorReport>,
-    pub(super) storage: BTreeMap<SnapshotId, VolumesSnapshotStatus>,
-    pub(super) preflight: BTreeMap<SnapshotId, SnapshotPreflightStatus>,
-    pub(super) saved: BTreeMap<SnapshotId, AppInstanceConfig>,
+    pub(super) storage: BTreeMap<SnapshotId, Arc<VolumesSnapshotStatus>>,
+    pub(super) preflight: BTreeMap<SnapshotId, Arc<SnapshotPreflightStatus>>,
+    pub(super) saved: BTreeMap<SnapshotId, Arc<AppInstanceConfig>>,
     pub(super) admission: Admission,
     pub(super) local: Option<LocalAppSettings>,
     pub(super) steps: Vec<String>,
@@ -54,8 +54,9 @@ impl Walk {
         next.snapshot = listed(&[1]);
         walk.state.applied = Some(next.clone().into());
         walk.received = Some(next.into());
-        walk.saved.insert(snapshot_id(1), config("1"));
-        walk.storage.insert(snapshot_id(1), answer(1, SnapshotAction::Create, OperationNumber(1), None));
+        walk.saved.insert(snapshot_id(1), config("1").into());
+        walk.storage
+            .insert(snapshot_id(1), answer(1, SnapshotAction::Create, OperationNumber(1), None).into());
         walk
     }
 
@@ -90,7 +91,7 @@ impl Walk {
             self.state = state;
             for write in writes {
                 if let Write::SaveConfig(id, config) = write {
-                    self.saved.insert(id, (*config).clone());
+                    self.saved.insert(id, config);
                 }
             }
             if forget {
@@ -125,11 +126,11 @@ impl Walk {
             space: BTreeMap::new(),
             cloned: Default::default(),
         };
-        self.preflight.insert(snapshot_id(n), status);
+        self.preflight.insert(snapshot_id(n), status.into());
     }
 
     pub(super) fn storage_answers(&mut self, n: u8, action: SnapshotAction, error: Option<&str>) {
-        self.storage.insert(snapshot_id(n), answer(n, action, self.number(), error));
+        self.storage.insert(snapshot_id(n), answer(n, action, self.number(), error).into());
     }
 
     pub(super) fn edit(&mut self, edit: impl FnOnce(&mut AppInstanceConfig)) {

@@ -29,7 +29,7 @@ fn an_update_cuts_the_waiting_snapshot_before_the_new_version_starts() {
     walk.guest = Guest::ConfirmedDown;
     assert_eq!(walk.go(), WaitingFor::Cuts);
     assert_eq!(walk.take_steps(), ["StoppingGuest", "DeletingSnapshots", "CuttingSnapshots"]);
-    walk.storage.insert(snapshot_id(1), answer(1, SnapshotAction::Create, OperationNumber(7), None));
+    walk.storage.insert(snapshot_id(1), answer(1, SnapshotAction::Create, OperationNumber(7), None).into());
     assert_eq!(walk.go(), WaitingFor::Cuts, "an answer to another operation is none");
     walk.storage_answers(1, SnapshotAction::Create, None);
     assert_eq!(walk.go(), WaitingFor::Nothing);
@@ -295,7 +295,8 @@ fn a_rollback_that_cannot_be_is_refused_once_and_by_name() {
     ] {
         let mut walk = Walk::installed();
         walk.state.snapshots = state_with(known).snapshots;
-        walk.storage.insert(snapshot_id(1), answer(1, SnapshotAction::Create, OperationNumber(1), None));
+        walk.storage
+            .insert(snapshot_id(1), answer(1, SnapshotAction::Create, OperationNumber(1), None).into());
         walk.edit(|config| {
             config.snapshot = listed(if known.is_empty() { &[] } else { &[1] });
             config.snapshot.active = Some(snapshot_id(1));
@@ -318,7 +319,7 @@ fn a_rollback_that_cannot_be_is_refused_once_and_by_name() {
 fn a_snapshot_that_storage_does_not_vouch_for_is_a_failed_one() {
     let mut walk = Walk::upgraded();
     let damaged = answer(1, SnapshotAction::Unspecified, OperationNumber(0), Some("record truncated"));
-    walk.storage.insert(snapshot_id(1), damaged);
+    walk.storage.insert(snapshot_id(1), damaged.into());
     walk.go();
     assert!(matches!(&walk.state.snapshots[&snapshot_id(1)].state,
         SnapshotState::Failed(instance) if instance.error.as_ref().is_some_and(|e| e.summary == "record truncated")));
@@ -425,8 +426,10 @@ fn what_is_left_of_a_forgotten_snapshot_is_deleted_in_the_next_downtime() {
             }
         }
         walk.go();
-        walk.storage
-            .insert(snapshot_id(1), answer(1, SnapshotAction::Delete, OperationNumber(1), Some("in use")));
+        walk.storage.insert(
+            snapshot_id(1),
+            answer(1, SnapshotAction::Delete, OperationNumber(1), Some("in use")).into(),
+        );
         walk.edit(|config| config.restart.counter += 1);
         walk.go();
         walk.pass_preflight(1, None);

@@ -133,7 +133,8 @@ fn an_answer_shows_what_is_stored_to_its_own_application_only() {
         storage_name: "holdfast-a".into(),
         size_bytes: 7,
     };
-    let stored = Stored::Whole(status([(volume(1), VolumeSnapshotMeta::Recorded(recorded))].into()));
+    let meta = [(volume(1), VolumeSnapshotMeta::Recorded(recorded))].into();
+    let stored = Stored::Whole(status(meta).into());
     let own = blank(snapshot(1), app(1), &stored);
     assert_eq!((own.meta.len(), own.time_created, own.operation), (1, Some(noon()), OperationNumber(5)));
     let other = blank(snapshot(1), app(2), &stored);
