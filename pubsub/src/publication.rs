@@ -12,6 +12,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::io;
+use std::ops::RangeBounds;
 use std::sync::Arc;
 
 use holdfast_persist::rows::{LoadedRow, RowChange};
@@ -143,6 +144,16 @@ impl<T: Topic> Publication<T> {
     /// All rows, staged changes included, in the order of keys.
     pub fn rows(&self) -> Vec<Arc<T>> {
         self.rows.values().cloned().collect()
+    }
+
+    /// [`Publication::rows`], to be looked at without a share in each.
+    pub fn iter(&self) -> impl Iterator<Item = &T> {
+        self.rows.values().map(Arc::as_ref)
+    }
+
+    /// The keys in a range, staged changes included, in their order; no row is looked at.
+    pub fn keys_in(&self, range: impl RangeBounds<T::Key>) -> impl Iterator<Item = &T::Key> {
+        self.rows.range(range).map(|(key, _)| key)
     }
 
     /// Rows that were found damaged when this topic was loaded.

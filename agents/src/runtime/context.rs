@@ -10,6 +10,7 @@
 
 use std::any::{Any, TypeId};
 use std::fmt;
+use std::ops::RangeBounds;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -160,6 +161,16 @@ impl<A: Agent> Ctx<A> {
     /// All rows of a topic of its own, this step included, in the order of keys. In `start`: those that came back.
     pub fn rows<T: Topic>(&self) -> Vec<Arc<T>> {
         self.publication::<T>().rows()
+    }
+
+    /// [`Ctx::rows`], to be looked at and no more.
+    pub fn iter<T: Topic>(&self) -> impl Iterator<Item = &T> {
+        self.publication::<T>().iter()
+    }
+
+    /// The keys in a range, of a topic of its own, this step included, in their order.
+    pub fn keys_in<T: Topic>(&self, range: impl RangeBounds<T::Key>) -> impl Iterator<Item = &T::Key> {
+        self.publication::<T>().keys_in(range)
     }
 
     /// Rows of its own topics that were damaged on disk; they are in quarantine ([003] G9).

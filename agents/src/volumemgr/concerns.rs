@@ -10,14 +10,15 @@
 //! after each event, and nothing may be left to do ([`Volumemgr::assert_settled`]): every run of the World is a test of this.
 
 use std::collections::BTreeSet;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use holdfast_pubsub::Change;
 use holdfast_types::{
     SnapshotId, SnapshotIntent, VolumeId, VolumeKey, VolumeRecord, VolumeStage, VolumesSnapshotConfig,
 };
+use uuid::Uuid;
 
-use super::request::Stored;
 use super::{Again, Event, Volumemgr, plan};
 use crate::runtime::Ctx;
 
@@ -96,6 +97,17 @@ impl Concerns {
         }
     }
 
+    /// The keys of its volumes, in all generations.
+    pub fn ranges(&self) -> Vec<RangeInclusive<VolumeKey>> {
+        let from = |least: VolumeId, most: VolumeId| {
+            VolumeKey::new(least, i64::MIN)..=VolumeKey::new(most, i64::MAX)
+        };
+        match self {
+            Concerns::All => vec![from(VolumeId(Uuid::nil()), VolumeId(Uuid::max()))],
+            Concerns::These { volumes, .. } => volumes.iter().map(|volume| from(*volume, *volume)).collect(),
+        }
+    }
+
     pub fn includes(&self, volume: &VolumeId) -> bool {
         match self {
             Concerns::All => true,
@@ -125,19 +137,13 @@ impl Volumemgr {
     pub(super) fn follow(&self, concerns: &mut Concerns, cx: &Ctx<Self>) {
         concerns.connect(&cx.rows::<SnapshotIntent>(), |snapshot| self.volumes_of(snapshot, cx));
         if let Concerns::These { volumes, .. } = concerns {
-            volumes.extend(waiting_for_content(cx).map(|key| key.volume));
+            volumes.extend(waiting_for_content(cx));
         }
     }
 
     /// The volumes that the snapshot holds, or that are asked for, or at work in its intent.
     fn volumes_of(&self, snapshot: &SnapshotId, cx: &Ctx<Self>) -> BTreeSet<VolumeId> {
-        let mut volumes: BTreeSet<VolumeId> = match self.snapshots.get(snapshot).map(|state| &state.stored) {
-            Some(Stored::Whole(record)) => record.meta.keys().copied().collect(),
-            Some(Stored::Damaged { remains, .. }) => remains.keys().copied().collect(),
-            Some(Stored::Nothing) | None => BTreeSet::new(),
-        };
-        let asked = self.inputs.requests.get(snapshot);
-        volumes.extend(asked.iter().flat_map(|request| request.volumes.iter().map(|key| key.volume)));
+        let mut volumes = self.named_by(snapshot);
         let intent = cx.get::<SnapshotIntent>(snapshot);
         volumes.extend(intent.iter().flat_map(|intent| intent.volumes.keys()));
         volumes
@@ -156,11 +162,11 @@ impl Volumemgr {
 }
 
 /// One download serves several, and who is moved by it hears of it from nobody else.
-fn waiting_for_content(cx: &Ctx<Volumemgr>) -> impl Iterator<Item = VolumeKey> {
-    let waits = |row: &VolumeRecord| {
+fn waiting_for_content(cx: &Ctx<Volumemgr>) -> impl Iterator<Item = VolumeId> {
+    let waits = |row: &&VolumeRecord| {
         row.stage == VolumeStage::Creating && plan::content_tree_of(&row.config).is_some()
     };
-    cx.rows::<VolumeRecord>().into_iter().filter(move |row| waits(row)).map(|row| row.config.key)
+    cx.iter().filter(waits).map(|row| row.config.key.volume)
 }
 
 #[cfg(test)]

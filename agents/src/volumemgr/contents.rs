@@ -78,7 +78,7 @@ impl Volumemgr {
 
     /// A volume is being made from it at the moment: the file must not change under that.
     fn is_being_used(&self, tree: &ContentTreeId, cx: &Ctx<Self>) -> bool {
-        cx.rows::<VolumeRecord>().iter().any(|row| {
+        cx.iter::<VolumeRecord>().any(|row| {
             plan::content_tree_of(&row.config) == Some(*tree)
                 && self.volumes.get(&row.config.key).is_some_and(VolumeState::is_being_made)
         })
@@ -86,8 +86,7 @@ impl Volumemgr {
 
     /// Content trees that a volume waits for or is being made from.
     fn wanted_contents(&self, cx: &Ctx<Self>) -> BTreeSet<ContentTreeId> {
-        cx.rows::<VolumeRecord>()
-            .iter()
+        cx.iter::<VolumeRecord>()
             .filter(|row| row.stage == VolumeStage::Creating)
             .filter_map(|row| plan::content_tree_of(&row.config))
             .collect()

@@ -54,8 +54,8 @@ impl Volumemgr {
         let bytes = record::render(&path, &*status).expect("a record made here is whole");
         cx.write_record(path, bytes);
         tracing::info!(snapshot = %intent.snapshot, operation = %intent.operation, "snapshot cut and recorded");
-        state.stored = Stored::Whole(Arc::clone(&status));
         state.last_answer = None;
+        self.store(intent.snapshot, Stored::Whole(Arc::clone(&status)));
         cx.publish_shared(status);
     }
 
@@ -67,7 +67,7 @@ impl Volumemgr {
             cx.remove_file(self.layout.volumes_snapshot_status_file(&snapshot));
         }
         // The last answer stays: a number that was answered does not act again.
-        self.snapshots.entry(snapshot).or_default().stored = Stored::Nothing;
+        self.store(snapshot, Stored::Nothing);
         cx.unpublish::<VolumesSnapshotStatus>(&snapshot);
     }
 

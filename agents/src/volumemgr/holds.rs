@@ -38,6 +38,11 @@ impl Holds {
         Holds { about: concerns, ..Self::default() }
     }
 
+    /// What they are about.
+    pub fn concerns(&self) -> &Concerns {
+        &self.about
+    }
+
     pub fn are_about(&self, volume: &VolumeId) -> bool {
         self.about.includes(volume)
     }
@@ -99,6 +104,17 @@ impl Holds {
 
     pub fn is_held(&self, volume: &VolumeKey) -> bool {
         self.of(&self.held_by, volume).is_some() || self.held_by_id.contains_key(&volume.volume)
+    }
+
+    pub fn used_volumes(&self) -> impl Iterator<Item = VolumeKey> + '_ {
+        self.used_by.keys().copied()
+    }
+
+    /// Every use by an application, in their order.
+    pub fn references(&self) -> BTreeSet<VolumeRefKey> {
+        let used = self.used_by.iter();
+        used.flat_map(|(volume, apps)| apps.iter().map(|app| VolumeRefKey { app: *app, volume: *volume }))
+            .collect()
     }
 
     /// The volumes that a snapshot holds by id and generation.

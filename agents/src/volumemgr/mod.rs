@@ -33,6 +33,7 @@ pub mod holds;
 mod incarnations;
 pub mod inventory;
 pub mod jobs;
+mod named;
 mod outcomes;
 pub mod plan;
 mod preflight;
@@ -68,6 +69,7 @@ use download::Fetched;
 use inventory::{Inventory, Stray};
 pub use jobs::Env;
 use jobs::{StepFailure, VolumeJob};
+use named::Named;
 use preflight::Seen;
 use retry::{Failure, Trouble};
 use snapshots::SnapshotState;
@@ -177,6 +179,7 @@ pub struct Volumemgr {
     volumes: BTreeMap<VolumeKey, VolumeState>,
     contents: BTreeMap<ContentTreeId, ContentState>,
     snapshots: BTreeMap<SnapshotId, SnapshotState>,
+    named: Named,
     /// Questions that storage is being asked.
     asked: BTreeMap<SnapshotId, Arc<SnapshotPreflightConfig>>,
 }
@@ -196,6 +199,7 @@ impl Volumemgr {
             volumes: BTreeMap::new(),
             contents: BTreeMap::new(),
             snapshots: BTreeMap::new(),
+            named: Named::default(),
             asked: BTreeMap::new(),
         }
     }

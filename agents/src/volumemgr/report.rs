@@ -42,25 +42,21 @@ impl Volumemgr {
             let status = self.volume_status(*key, holds, cx);
             cx.publish(status);
         }
-        for status in cx.rows::<VolumeStatus>() {
-            if holds.are_about(&status.key.volume) && !known.contains(&status.key) {
-                cx.unpublish::<VolumeStatus>(&status.key);
-            }
-        }
+        let shown = holds.concerns().ranges().into_iter().flat_map(|range| cx.keys_in::<VolumeStatus>(range));
+        let gone: Vec<VolumeKey> = shown.filter(|key| !known.contains(key)).copied().collect();
+        gone.iter().for_each(|key| cx.unpublish::<VolumeStatus>(key));
     }
 
     fn publish_references(&mut self, holds: &Holds, cx: &mut Ctx<Self>) {
-        let is_concerned = |key: &&VolumeRefKey| holds.are_about(&key.volume.volume);
-        for key in self.inputs.references.keys().filter(is_concerned) {
+        let references = holds.references();
+        for key in &references {
             if let Some(volume) = cx.get::<VolumeStatus>(&key.volume) {
                 cx.publish(reference_status(*key, &volume));
             }
         }
-        for status in cx.rows::<VolumeRefStatus>() {
-            if is_concerned(&&status.key) && !self.inputs.references.contains_key(&status.key) {
-                cx.unpublish::<VolumeRefStatus>(&status.key);
-            }
-        }
+        let shown = cx.keys_in::<VolumeRefStatus>(..).filter(|key| holds.are_about(&key.volume.volume));
+        let gone: Vec<VolumeRefKey> = shown.filter(|key| !references.contains(key)).copied().collect();
+        gone.iter().for_each(|key| cx.unpublish::<VolumeRefStatus>(key));
     }
 
     fn volume_status(&self, key: VolumeKey, holds: &Holds, cx: &Ctx<Self>) -> VolumeStatus {

@@ -90,7 +90,7 @@ impl Volumemgr {
             if let Some(status) = status_of(snapshot, &stored, cx.now()) {
                 cx.publish_shared(status);
             }
-            self.snapshots.entry(snapshot).or_default().stored = stored;
+            self.store(snapshot, stored);
         }
     }
 
@@ -100,7 +100,7 @@ impl Volumemgr {
         }
         let concerned: BTreeSet<SnapshotId> = match concerns {
             Concerns::These { snapshots, .. } => snapshots.clone(),
-            Concerns::All => self.snapshots.keys().chain(self.inputs.requests.keys()).copied().collect(),
+            Concerns::All => self.naming(&Concerns::All),
         };
         // What one of them ends, another may have waited for.
         let mut has_moved = true;
@@ -517,19 +517,20 @@ impl Volumemgr {
     /// Takes in what is asked of a snapshot. To be told to delete says what an un-published request says, and that now is the
     /// time: the guest is down, and somebody waits for the answer ([003] D1).
     pub(super) fn hear_request(&mut self, change: Change<VolumesSnapshotConfig>, cx: &mut Ctx<Self>) {
-        let inputs = &mut self.inputs;
-        let Some(snapshot) = keep(&mut inputs.requests, change) else { return };
-        let before = inputs.deletions.remove(&snapshot);
-        let asked = inputs.requests.get(&snapshot).map(|request| (request.action, request.operation));
-        match asked {
-            Some((SnapshotAction::Delete, operation)) => {
-                inputs.requests.remove(&snapshot);
-                inputs.deletions.insert(snapshot, operation);
-                self.deletion_is_due(snapshot, cx);
-            }
-            // The downtime is over. Who retries goes on as before.
-            None if before.is_some() => {}
-            _ => self.request_changed(snapshot),
+        let Some(snapshot) = change.value().map(|request| request.snapshot) else { return };
+        let before = self.inputs.deletions.remove(&snapshot);
+        let asked = change.current().map(|request| (request.action, request.operation));
+        if let Some((SnapshotAction::Delete, operation)) = asked {
+            self.with_names(snapshot, |this| drop(this.inputs.requests.remove(&snapshot)));
+            self.inputs.deletions.insert(snapshot, operation);
+            return self.deletion_is_due(snapshot, cx);
+        }
+        self.with_names(snapshot, |this| {
+            keep(&mut this.inputs.requests, change);
+        });
+        // Otherwise the downtime is over, and who retries goes on as before.
+        if asked.is_some() || before.is_none() {
+            self.request_changed(snapshot);
         }
     }
 

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use holdfast_types::{
-    ErrorReport, SnapshotIntent, VolumeConfig, VolumeId, VolumeKey, VolumeRecord, VolumeStage,
+    ErrorReport, SnapshotId, SnapshotIntent, VolumeConfig, VolumeId, VolumeKey, VolumeRecord, VolumeStage,
 };
 use holdfast_volumehandlers::{Source, VolumeFacts};
 
@@ -140,16 +140,24 @@ impl Volumemgr {
     }
 
     pub(super) fn holds(&self, concerns: &Concerns, cx: &Ctx<Self>) -> Holds {
+        let holds = self.held_by(self.naming(concerns), concerns, cx);
+        debug_assert_eq!(holds, self.held_by(self.naming(&Concerns::All), concerns, cx), "one is not named");
+        holds
+    }
+
+    fn held_by(&self, snapshots: BTreeSet<SnapshotId>, concerns: &Concerns, cx: &Ctx<Self>) -> Holds {
         let mut holds = Holds::about(concerns.clone());
         self.inputs.references.keys().for_each(|reference| holds.used(reference));
-        self.inputs.requests.values().for_each(|request| holds.held_by_request(request));
         cx.rows::<SnapshotIntent>().iter().for_each(|intent| holds.held_by_intent(intent));
-        for (snapshot, state) in &self.snapshots {
-            match &state.stored {
-                Stored::Nothing => {}
-                Stored::Whole(record) => holds.held_by_record(record),
-                Stored::Damaged { remains, .. } => remains.iter().for_each(|(volume, meta)| {
-                    holds.held(VolumeKey { volume: *volume, generation: meta.generation }, *snapshot);
+        for snapshot in snapshots {
+            if let Some(request) = self.inputs.requests.get(&snapshot) {
+                holds.held_by_request(request);
+            }
+            match self.snapshots.get(&snapshot).map(|state| &state.stored) {
+                None | Some(Stored::Nothing) => {}
+                Some(Stored::Whole(record)) => holds.held_by_record(record),
+                Some(Stored::Damaged { remains, .. }) => remains.iter().for_each(|(volume, meta)| {
+                    holds.held(VolumeKey { volume: *volume, generation: meta.generation }, snapshot);
                 }),
             }
         }
@@ -158,11 +166,12 @@ impl Volumemgr {
 
     /// Of those that the holds are about: every volume that has a row, is listed, referred to, or held.
     pub(super) fn known_volumes(&self, holds: &Holds, cx: &Ctx<Self>) -> BTreeSet<VolumeKey> {
-        let rows = cx.rows::<VolumeRecord>();
-        let rows = rows.iter().map(|row| row.config.key);
-        let used = self.inputs.references.keys().map(|reference| reference.volume);
-        let known = rows.chain(self.inputs.volumes.keys().copied()).chain(used).chain(holds.held_volumes());
-        known.filter(|key| holds.are_about(&key.volume)).collect()
+        let mut known: BTreeSet<VolumeKey> = holds.used_volumes().chain(holds.held_volumes()).collect();
+        for range in holds.concerns().ranges() {
+            known.extend(cx.keys_in::<VolumeRecord>(range.clone()));
+            known.extend(self.inputs.volumes.range(range).map(|(key, _)| key));
+        }
+        known
     }
 
     pub(super) fn situation(&self, key: &VolumeKey, holds: &Holds, cx: &Ctx<Self>) -> Situation {

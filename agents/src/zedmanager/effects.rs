@@ -41,7 +41,7 @@ impl Zedmanager {
 
     pub(super) fn add_directory(&mut self, id: SnapshotId) {
         self.directories.insert(id);
-        self.may_be_stale = true;
+        self.may_be_stale.insert(id);
     }
 
     /// The three files and the directory of a snapshot go last, here ([003] D3): when no row names it any more
@@ -51,23 +51,23 @@ impl Zedmanager {
             return;
         }
         // Most events change nothing of this, and a node may have thousands of directories.
-        if !std::mem::take(&mut self.may_be_stale) {
-            debug_assert_eq!(self.stale_directories(), [], "a directory that nothing was said of");
-            return;
-        }
-        for id in self.stale_directories() {
+        let mut stale = std::mem::take(&mut self.may_be_stale);
+        stale.retain(|id| self.is_stale(id));
+        for id in stale {
             tracing::info!(snapshot = %id, "snapshot's files removed");
             cx.remove_tree(self.layout.snapshot_dir(&id));
             self.directories.remove(&id);
             self.saved.remove(&id);
         }
+        debug_assert!(
+            !self.directories.iter().any(|id| self.is_stale(id)),
+            "a directory that nothing was said of"
+        );
     }
 
-    fn stale_directories(&self) -> Vec<SnapshotId> {
-        // One pass over all applications, and not one per directory.
-        let owned: BTreeSet<SnapshotId> =
-            self.apps.values().flat_map(|app| with_directory(&app.state)).collect();
-        self.directories.difference(&owned).copied().filter(|id| !self.storage.contains_key(id)).collect()
+    fn is_stale(&self, id: &SnapshotId) -> bool {
+        let is_owned = || self.apps.values().any(|app| has_directory(&app.state, id));
+        self.directories.contains(id) && !self.storage.contains_key(id) && !is_owned()
     }
 
     pub(super) fn write_row(&mut self, id: AppId, cx: &mut Ctx<Self>) {
@@ -210,8 +210,8 @@ impl Zedmanager {
     /// The application is gone: nothing of it is left on the bus or on disk.
     pub(super) fn forget(&mut self, id: AppId, cx: &mut Ctx<Self>) {
         let Some(app) = self.apps.remove(&id) else { return };
+        self.may_be_stale.extend(with_directory(&app.state));
         let App { received, mut wishes, .. } = *app;
-        self.may_be_stale = true;
         replace::<VolumesSnapshotConfig>(cx, &mut wishes.snapshots, Vec::new(), |row| row.app == id);
         replace::<SnapshotPreflightConfig>(cx, &mut wishes.preflights, Vec::new(), |row| row.app == id);
         replace::<VolumeRefConfig>(cx, &mut wishes.refs, Vec::new(), |row| row.key.app == id);
@@ -233,15 +233,26 @@ impl Zedmanager {
 }
 
 /// The snapshots of which the row says that a directory under `snapshots/` belongs to them.
-fn with_directory(state: &AppInstanceState) -> impl Iterator<Item = SnapshotId> + '_ {
-    let in_operation = state.operation.iter().flat_map(|operation| &operation.snapshots).map(|desc| desc.id);
-    let has_one = |entry: &SnapshotEntry| match &entry.state {
+pub(super) fn with_directory(state: &AppInstanceState) -> impl Iterator<Item = SnapshotId> + '_ {
+    let by_entry = state.snapshots.iter().filter(|(_, entry)| has_one(entry)).map(|(id, _)| *id);
+    in_operation(state).chain(by_entry)
+}
+
+/// Whether it is one of [`with_directory`].
+pub(super) fn has_directory(state: &AppInstanceState, id: &SnapshotId) -> bool {
+    state.snapshots.get(id).is_some_and(has_one) || in_operation(state).any(|other| other == *id)
+}
+
+fn in_operation(state: &AppInstanceState) -> impl Iterator<Item = SnapshotId> + '_ {
+    state.operation.iter().flat_map(|operation| &operation.snapshots).map(|desc| desc.id)
+}
+
+fn has_one(entry: &SnapshotEntry) -> bool {
+    match &entry.state {
         SnapshotState::Available(_) | SnapshotState::Cutting { .. } | SnapshotState::Deleting { .. } => true,
         SnapshotState::Failed(instance) => instance.time_created.is_some(),
         SnapshotState::Requested | SnapshotState::Trimmed => false,
-    };
-    let by_entry = state.snapshots.iter().filter(move |(_, entry)| has_one(entry)).map(|(id, _)| *id);
-    in_operation.chain(by_entry)
+    }
 }
 
 /// Publishes these values, and un-publishes what stands there of before, unless another application has taken the key over.

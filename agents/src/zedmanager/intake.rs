@@ -30,7 +30,7 @@ impl Zedmanager {
             }
             Event::Snapshot(Change::Restarted(_)) => {
                 self.storage_known = true;
-                self.may_be_stale = true;
+                self.may_be_stale.extend(&self.directories);
                 self.all_apps()
             }
             Event::Domain(Change::Restarted(_)) => {
@@ -90,7 +90,9 @@ impl Zedmanager {
     }
 
     fn hear_storage(&mut self, change: &Change<VolumesSnapshotStatus>) -> Option<Arc<VolumesSnapshotStatus>> {
-        self.may_be_stale |= matches!(change, Change::Deleted(_));
+        if let Change::Deleted(status) = change {
+            self.may_be_stale.insert(status.snapshot);
+        }
         remember(&mut self.storage, change)
     }
 
@@ -140,7 +142,6 @@ impl Zedmanager {
     fn take_inventory(&mut self, scan: Scan, cx: &mut Ctx<Self>) -> Vec<AppId> {
         self.scanned = true;
         self.standstill = None;
-        self.may_be_stale = true;
         for app in self.apps.values_mut() {
             inventory::presume_whole(&mut app.state);
         }

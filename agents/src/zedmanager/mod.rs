@@ -169,8 +169,8 @@ pub struct Zedmanager {
     saved: BTreeMap<SnapshotId, Arc<AppInstanceConfig>>,
     /// Snapshot directories that exist under `snapshots/`.
     directories: BTreeSet<SnapshotId>,
-    /// Something was said since they were looked at for which one of them may have to go.
-    may_be_stale: bool,
+    /// Those of which something was said since they were looked at for which they may have to go.
+    may_be_stale: BTreeSet<SnapshotId>,
     /// Configurations that came before the inventory was done.
     early: BTreeMap<AppId, Arc<AppInstanceConfig>>,
     scanned: bool,
@@ -200,7 +200,7 @@ impl Zedmanager {
             domains: BTreeMap::new(),
             saved: BTreeMap::new(),
             directories: BTreeSet::new(),
-            may_be_stale: false,
+            may_be_stale: BTreeSet::new(),
             early: BTreeMap::new(),
             scanned: false,
             incomplete_scans: 0,
@@ -308,8 +308,12 @@ impl Zedmanager {
             forgotten = self.run_machine(&mut app, cx);
         }
         let is_changed = app.written.as_deref() != Some(&app.state);
+        if let Some(written) = app.written.as_ref().filter(|_| is_changed) {
+            let let_go =
+                effects::with_directory(written).filter(|id| !effects::has_directory(&app.state, id));
+            self.may_be_stale.extend(let_go);
+        }
         self.apps.insert(id, app);
-        self.may_be_stale |= is_changed;
         self.remove_stale_directories(cx);
         if forgotten {
             self.forget(id, cx);
