@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
-use anyhow::{Context, ensure};
+use anyhow::Context;
 use clap::{Parser, Subcommand};
 use holdfast_tests::bench::figures::{Figure, Report};
 use holdfast_tests::bench::qcow2_cost::{self, Plan};
@@ -30,9 +30,6 @@ struct Arguments {
     /// Where the plot of the storage tool's cost goes; without it, none is drawn
     #[arg(long)]
     plot: Option<PathBuf>,
-    /// Also a node of a thousand applications: the simulation takes some minutes to deploy them
-    #[arg(long)]
-    large: bool,
     /// Only measurements whose name holds this text
     #[arg(long)]
     only: Option<String>,
@@ -94,10 +91,7 @@ fn bench(arguments: &Arguments) -> anyhow::Result<()> {
     run("downtime", &mut || quiet::disk(below).and_then(|()| app_work::measure(below, DOWNTIMES)));
     run("delay", &mut || quiet::disk(below).and_then(|()| delay::measure(below, UNDER_LOAD)));
     run("start, 100 apps", &mut || start::measure(below, &start::HUNDRED, ROUNDS));
-    run("start, 1,000 apps", &mut || {
-        ensure!(arguments.large, "it takes the simulation too long to deploy them (--large)");
-        start::measure(below, &start::THOUSAND, ROUNDS)
-    });
+    run("start, 1,000 apps", &mut || start::measure(below, &start::THOUSAND, ROUNDS));
     run("binary", &mut || footprint::binary_size(&release.join("holdfast")));
     run("idle node", &mut || footprint::idle_node(&release.join("holdfast"), IDLE));
     run("simulation", &mut || cuts::measure(&release.join("soak"), ROUNDS));
