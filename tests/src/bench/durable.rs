@@ -6,7 +6,9 @@
 //!   64 at once     64 threads at a barrier, each makes a row of its own durable
 //! ```
 //!
-//! The three take turns. The bare sequence writes the very bytes of the row's file, into a directory beside the rows'.
+//!   unsynced       64 times create, write, rename over the file, one after the other: nothing is durable
+//!
+//! They take turns. The bare sequence writes the very bytes of the row's file, into a directory beside the rows'.
 //!
 //! A topic has one publisher, and one publication is published by one thread: nothing in a node makes 64 rows of one topic
 //! durable at once by `publish`. What can be concurrent is what stands below it, as 64 agents with a thread each would
@@ -66,7 +68,10 @@ pub fn measure(root: &Path) -> anyhow::Result<Vec<Figure>> {
         if round >= WARM_UP_ROUNDS {
             measured.published.push(millis(published));
             measured.bare.push(millis(sequence));
-            measured.crowds.extend(crowd.map(millis));
+            if let Some(crowd) = crowd {
+                measured.crowds.push(millis(crowd));
+                measured.unsynced.push(millis(bare.replace_unsynced(CONCURRENT, &bytes)?));
+            }
         }
     }
     Ok(measured.figures())
@@ -75,6 +80,8 @@ pub fn measure(root: &Path) -> anyhow::Result<Vec<Figure>> {
 /// Everything in ms.
 #[derive(Default)]
 struct Measured {
+    /// What the 64 cost before anything waits for the disk.
+    unsynced: Vec<f64>,
     published: Vec<f64>,
     bare: Vec<f64>,
     /// From the first to the last of the 64.
@@ -91,6 +98,8 @@ impl Measured {
             Figure::new("bus: 64 durable rows at once", "ms", &self.crowds)
                 .compared_to("one durable publish", median(&self.published))
                 .ratio_at_most(8.0),
+            Figure::new("disk: 64 files replaced, nothing synced", "ms", &self.unsynced)
+                .compared_to("one durable publish", median(&self.published)),
             bare,
         ]
     }
@@ -163,6 +172,17 @@ impl Bare {
         drop(file);
         fs::rename(&temporary, &path)?;
         File::open(&self.directory)?.sync_all()?;
+        Ok(begun.elapsed())
+    }
+
+    /// As many files, over those of the last time.
+    fn replace_unsynced(&self, files: usize, bytes: &[u8]) -> io::Result<Duration> {
+        let temporary = self.directory.join(".unsynced");
+        let begun = Instant::now();
+        for number in 0..files {
+            fs::write(&temporary, bytes)?;
+            fs::rename(&temporary, self.directory.join(format!("unsynced-{number}")))?;
+        }
         Ok(begun.elapsed())
     }
 }
