@@ -9,6 +9,7 @@
 //! Staging apart from showing lets a step of many changes become durable first and visible after, whatever the
 //! topics. What is staged is what [`Publication::get`] answers: the publisher sees its own last word.
 
+use std::borrow::Borrow;
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::io;
@@ -166,12 +167,12 @@ impl<T: Topic> Publication<T> {
     }
 
     /// First half of [`Publication::publish`]: nobody is told yet.
-    pub fn stage(&mut self, value: impl Into<Arc<T>>) -> Result<Staged, PublishError> {
-        let value = value.into();
-        let key = value.key();
-        if self.is_like(&key, &value) {
+    pub fn stage(&mut self, value: impl Into<Arc<T>> + Borrow<T>) -> Result<Staged, PublishError> {
+        let key = value.borrow().key();
+        if self.is_like(&key, value.borrow()) {
             return Ok(Staged::Unchanged);
         }
+        let value = value.into();
         let staged = Staged::of(self.image(&key, &value)?);
         self.rows.insert(key, Arc::clone(&value));
         self.staged.push_back(Step::Put(value));

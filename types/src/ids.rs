@@ -4,6 +4,7 @@
 //! string from outside is ever used in a path or a storage name before it was checked.
 
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
@@ -101,6 +102,11 @@ pub struct VolumeKey {
 impl VolumeKey {
     pub fn new(volume: VolumeId, generation: i64) -> Self {
         VolumeKey { volume, generation: Generation(generation) }
+    }
+
+    /// All generations of the volume.
+    pub fn all_of(volume: VolumeId) -> RangeInclusive<Self> {
+        Self::new(volume, i64::MIN)..=Self::new(volume, i64::MAX)
     }
 }
 

@@ -9,6 +9,7 @@
 //! they have come about; nobody but the agent itself sees anything of them until then.
 
 use std::any::{Any, TypeId};
+use std::borrow::Borrow;
 use std::fmt;
 use std::ops::RangeBounds;
 use std::path::PathBuf;
@@ -126,11 +127,15 @@ impl<A: Agent> Ctx<A> {
     /// # Panics
     /// If the agent does not own the topic: it must say so in `wire`.
     pub fn publish<T: Topic>(&mut self, value: T) {
-        self.publish_shared(Arc::new(value));
+        self.publish_any::<T>(value);
     }
 
     /// [`Ctx::publish`] of a value that the agent keeps as well.
     pub fn publish_shared<T: Topic>(&mut self, value: Arc<T>) {
+        self.publish_any::<T>(value);
+    }
+
+    fn publish_any<T: Topic>(&mut self, value: impl Into<Arc<T>> + Borrow<T>) {
         let (number, publication) = self.publication_mut::<T>();
         match publication.stage(value) {
             Ok(staged) => self.take_staged(number, staged),

@@ -99,12 +99,10 @@ impl Concerns {
 
     /// The keys of its volumes, in all generations.
     pub fn ranges(&self) -> Vec<RangeInclusive<VolumeKey>> {
-        let from = |least: VolumeId, most: VolumeId| {
-            VolumeKey::new(least, i64::MIN)..=VolumeKey::new(most, i64::MAX)
-        };
+        let (least, most) = (VolumeId(Uuid::nil()), VolumeId(Uuid::max()));
         match self {
-            Concerns::All => vec![from(VolumeId(Uuid::nil()), VolumeId(Uuid::max()))],
-            Concerns::These { volumes, .. } => volumes.iter().map(|volume| from(*volume, *volume)).collect(),
+            Concerns::All => vec![VolumeKey::new(least, i64::MIN)..=VolumeKey::new(most, i64::MAX)],
+            Concerns::These { volumes, .. } => volumes.iter().copied().map(VolumeKey::all_of).collect(),
         }
     }
 

@@ -16,8 +16,8 @@ use std::sync::Arc;
 
 use super::Concerns;
 use holdfast_types::{
-    AppId, Generation, SnapshotAction, SnapshotId, SnapshotIntent, VolumeId, VolumeKey, VolumeRefKey,
-    VolumeSnapshotMeta, VolumesSnapshotConfig, VolumesSnapshotStatus,
+    AppId, SnapshotAction, SnapshotId, SnapshotIntent, VolumeId, VolumeKey, VolumeRefKey, VolumeSnapshotMeta,
+    VolumesSnapshotConfig, VolumesSnapshotStatus,
 };
 
 /// Users and holders, by volume.
@@ -110,7 +110,7 @@ impl Holds {
         self.used_by.keys().copied()
     }
 
-    /// Every use by an application, in their order.
+    /// Every use by an application, in the order of applications.
     pub fn references(&self) -> BTreeSet<VolumeRefKey> {
         let used = self.used_by.iter();
         used.flat_map(|(volume, apps)| apps.iter().map(|app| VolumeRefKey { app: *app, volume: *volume }))
@@ -124,10 +124,7 @@ impl Holds {
 
     /// True when an application uses the volume in another generation than this one ([003] F2).
     pub fn is_used_in_another_generation(&self, volume: &VolumeKey) -> bool {
-        let first = VolumeKey { volume: volume.volume, generation: Generation(i64::MIN) };
-        let mut generations =
-            self.used_by.range(first..).take_while(|(used, _)| used.volume == volume.volume);
-        generations.any(|(used, _)| used != volume)
+        self.used_by.range(VolumeKey::all_of(volume.volume)).any(|(used, _)| used != volume)
     }
 
     /// What is at work on the volume, in this generation.
@@ -150,7 +147,7 @@ impl Holds {
 mod tests {
     use super::*;
     use crate::volumemgr::testing::{app, key, snapshot, volume};
-    use holdfast_types::{OperationNumber, RecordedMeta};
+    use holdfast_types::{Generation, OperationNumber, RecordedMeta};
     use std::collections::BTreeMap;
 
     fn record(meta: VolumeSnapshotMeta) -> VolumesSnapshotStatus {

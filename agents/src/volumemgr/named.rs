@@ -39,7 +39,8 @@ impl Named {
 }
 
 impl Volumemgr {
-    /// What is asked of a snapshot, or stored of it, changes in here and nowhere else.
+    /// What is asked of a snapshot, or stored of it, changes in here and nowhere else. (To begin with one of which nothing is
+    /// stored, and to forget it, changes neither.)
     pub(super) fn with_names(&mut self, snapshot: SnapshotId, change: impl FnOnce(&mut Self)) {
         let before = self.named_by(&snapshot);
         change(self);
@@ -62,10 +63,15 @@ impl Volumemgr {
         volumes
     }
 
-    /// The snapshots that name any of these volumes.
+    /// Every snapshot that is known, those included that name nothing any more.
+    pub(super) fn all_snapshots(&self) -> BTreeSet<SnapshotId> {
+        self.snapshots.keys().chain(self.inputs.requests.keys()).copied().collect()
+    }
+
+    /// The snapshots that may name a volume of these.
     pub(super) fn naming(&self, concerns: &Concerns) -> BTreeSet<SnapshotId> {
         match concerns {
-            Concerns::All => self.snapshots.keys().chain(self.inputs.requests.keys()).copied().collect(),
+            Concerns::All => self.all_snapshots(),
             Concerns::These { volumes, .. } => {
                 let naming = volumes.iter().filter_map(|volume| self.named.by_volume.get(volume));
                 naming.flatten().copied().collect()

@@ -100,7 +100,7 @@ impl Volumemgr {
         }
         let concerned: BTreeSet<SnapshotId> = match concerns {
             Concerns::These { snapshots, .. } => snapshots.clone(),
-            Concerns::All => self.naming(&Concerns::All),
+            Concerns::All => self.all_snapshots(),
         };
         // What one of them ends, another may have waited for.
         let mut has_moved = true;

@@ -92,8 +92,7 @@ impl Volumes for Rows<'_> {
     }
 
     fn generations(&self, volume: &VolumeId) -> Vec<VolumeKey> {
-        let rows = self.0.rows::<VolumeRecord>();
-        rows.iter().map(|row| row.config.key).filter(|key| key.volume == *volume).collect()
+        self.0.keys_in::<VolumeRecord>(VolumeKey::all_of(*volume)).copied().collect()
     }
 }
 
@@ -141,7 +140,7 @@ impl Volumemgr {
 
     pub(super) fn holds(&self, concerns: &Concerns, cx: &Ctx<Self>) -> Holds {
         let holds = self.held_by(self.naming(concerns), concerns, cx);
-        debug_assert_eq!(holds, self.held_by(self.naming(&Concerns::All), concerns, cx), "one is not named");
+        debug_assert_eq!(holds, self.held_by(self.all_snapshots(), concerns, cx), "one is not named");
         holds
     }
 

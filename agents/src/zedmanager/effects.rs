@@ -66,7 +66,7 @@ impl Zedmanager {
     }
 
     fn is_stale(&self, id: &SnapshotId) -> bool {
-        let is_owned = || self.apps.values().any(|app| has_directory(&app.state, id));
+        let is_owned = || self.apps.values().any(|app| owns_directory(&app.state, id));
         self.directories.contains(id) && !self.storage.contains_key(id) && !is_owned()
     }
 
@@ -234,20 +234,20 @@ impl Zedmanager {
 
 /// The snapshots of which the row says that a directory under `snapshots/` belongs to them.
 pub(super) fn with_directory(state: &AppInstanceState) -> impl Iterator<Item = SnapshotId> + '_ {
-    let by_entry = state.snapshots.iter().filter(|(_, entry)| has_one(entry)).map(|(id, _)| *id);
+    let by_entry = state.snapshots.iter().filter(|(_, entry)| needs_directory(entry)).map(|(id, _)| *id);
     in_operation(state).chain(by_entry)
 }
 
 /// Whether it is one of [`with_directory`].
-pub(super) fn has_directory(state: &AppInstanceState, id: &SnapshotId) -> bool {
-    state.snapshots.get(id).is_some_and(has_one) || in_operation(state).any(|other| other == *id)
+pub(super) fn owns_directory(state: &AppInstanceState, id: &SnapshotId) -> bool {
+    state.snapshots.get(id).is_some_and(needs_directory) || in_operation(state).any(|other| other == *id)
 }
 
 fn in_operation(state: &AppInstanceState) -> impl Iterator<Item = SnapshotId> + '_ {
     state.operation.iter().flat_map(|operation| &operation.snapshots).map(|desc| desc.id)
 }
 
-fn has_one(entry: &SnapshotEntry) -> bool {
+fn needs_directory(entry: &SnapshotEntry) -> bool {
     match &entry.state {
         SnapshotState::Available(_) | SnapshotState::Cutting { .. } | SnapshotState::Deleting { .. } => true,
         SnapshotState::Failed(instance) => instance.time_created.is_some(),

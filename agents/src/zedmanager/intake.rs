@@ -189,14 +189,21 @@ impl Zedmanager {
     /// Files one scanned snapshot with its application.
     fn place(&mut self, scanned: ScannedSnapshot, cx: &mut Ctx<Self>) {
         let id = scanned.id;
-        if let Some(app) = self.apps.values_mut().find(|app| app.state.snapshots.contains_key(&id)) {
-            inventory::compare(&mut app.state, &scanned, cx.now());
-        } else if let Some(instance) = inventory::orphan(&scanned, cx.now()) {
+        let mut app = self.apps.values_mut().find(|app| app.state.snapshots.contains_key(&id));
+        let orphan = match &mut app {
+            Some(app) => {
+                inventory::compare(&mut app.state, &scanned, cx.now());
+                None
+            }
+            None => inventory::orphan(&scanned, cx.now()),
+        };
+        if let Ok(config) = scanned.config {
+            let config = Arc::new(config);
+            self.saved.insert(id, app.map_or(Arc::clone(&config), |app| app.shared(config)));
+        }
+        if let Some(instance) = orphan {
             let app = self.apps.entry(instance.app).or_insert_with(|| App::new(bare_state(instance.app)));
             inventory::adopt(&mut app.state, instance);
-        }
-        if let Ok(config) = scanned.config {
-            self.saved.insert(id, Arc::new(config));
         }
     }
 }

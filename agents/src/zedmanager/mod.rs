@@ -303,16 +303,13 @@ impl Zedmanager {
             // Storage has let go of the last of an application that is gone.
             return self.remove_stale_directories(cx);
         };
+        let had: Vec<SnapshotId> = effects::with_directory(&app.state).collect();
         let mut forgotten = self.run_machine(&mut app, cx);
         if !forgotten && self.answer_asked(&mut app, cx) {
             forgotten = self.run_machine(&mut app, cx);
         }
         let is_changed = app.written.as_deref() != Some(&app.state);
-        if let Some(written) = app.written.as_ref().filter(|_| is_changed) {
-            let let_go =
-                effects::with_directory(written).filter(|id| !effects::has_directory(&app.state, id));
-            self.may_be_stale.extend(let_go);
-        }
+        self.may_be_stale.extend(had.into_iter().filter(|id| !effects::owns_directory(&app.state, id)));
         self.apps.insert(id, app);
         self.remove_stale_directories(cx);
         if forgotten {

@@ -65,6 +65,7 @@ fn fan_out(one: &Cost, eight: &Cost) -> Figure {
         .goal("linear: ≤ 1.25 × 8 × the cost of 1", is_linear)
 }
 
+/// Beside as many rows, and not beside the same few again and again, which would be found in the processor's caches.
 fn replay(tenth: &Cost, whole: &Cost) -> Figure {
     let line = 10.0 * tenth.median_nanos / NANOS_PER_MILLI;
     whole

@@ -4,9 +4,8 @@
 //!   publish        Publication ─▶ DiskRows ─▶ RowStore ─▶ crashsafe ─▶ RealDisk ─▶ shown on the bus
 //!   bare sequence  create temporary, write, fsync, rename over the file, fsync directory
 //!   64 at once     64 threads at a barrier, each makes a row of its own durable
-//! ```
-//!
 //!   unsynced       64 times create, write, rename over the file, one after the other: nothing is durable
+//! ```
 //!
 //! They take turns. The bare sequence writes the very bytes of the row's file, into a directory beside the rows'.
 //!
@@ -65,13 +64,12 @@ pub fn measure(root: &Path) -> anyhow::Result<Vec<Figure>> {
         let sequence = bare.replace(&bytes)?;
         let is_for_crowd = round % ROUNDS_PER_CROWD == 0;
         let crowd = is_for_crowd.then(|| apply_at_once(&rows, &bytes)).transpose()?;
+        let unsynced = is_for_crowd.then(|| bare.replace_unsynced(CONCURRENT, &bytes)).transpose()?;
         if round >= WARM_UP_ROUNDS {
             measured.published.push(millis(published));
             measured.bare.push(millis(sequence));
-            if let Some(crowd) = crowd {
-                measured.crowds.push(millis(crowd));
-                measured.unsynced.push(millis(bare.replace_unsynced(CONCURRENT, &bytes)?));
-            }
+            measured.crowds.extend(crowd.map(millis));
+            measured.unsynced.extend(unsynced.map(millis));
         }
     }
     Ok(measured.figures())
@@ -175,7 +173,8 @@ impl Bare {
         Ok(begun.elapsed())
     }
 
-    /// As many files, over those of the last time.
+    /// As many files, over those of the last time. The file system may begin to write them at their renames, and nobody
+    /// waits for it; what is left of that is not the next round's.
     fn replace_unsynced(&self, files: usize, bytes: &[u8]) -> io::Result<Duration> {
         let temporary = self.directory.join(".unsynced");
         let begun = Instant::now();
@@ -183,7 +182,9 @@ impl Bare {
             fs::write(&temporary, bytes)?;
             fs::rename(&temporary, self.directory.join(format!("unsynced-{number}")))?;
         }
-        Ok(begun.elapsed())
+        let time = begun.elapsed();
+        rustix::fs::syncfs(File::open(&self.directory)?)?;
+        Ok(time)
     }
 }
 
