@@ -11,7 +11,10 @@
 //! The last line is why a delete followed by a create is never hidden: a subscriber that must treat it as a new
 //! life of the key compares what tells lives apart (an operation number, a generation).
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
+
+use holdfast_types::Topic;
 
 /// One piece of news about a topic. Values are shared with the publisher and with all subscribers.
 #[derive(Debug, PartialEq)]
@@ -66,6 +69,19 @@ impl<T> Change<T> {
                 Some(next)
             }
         }
+    }
+}
+
+impl<T: Topic> Change<T> {
+    /// Takes the change into the rows that a reader remembers. The value it tells of, which of a deleted row is its last;
+    /// `None` if this is not about a row.
+    pub fn keep_in(&self, rows: &mut BTreeMap<T::Key, Arc<T>>) -> Option<&Arc<T>> {
+        let value = self.value()?;
+        match self.current() {
+            Some(new) => drop(rows.insert(new.key(), Arc::clone(new))),
+            None => drop(rows.remove(&value.key())),
+        }
+        Some(value)
     }
 }
 

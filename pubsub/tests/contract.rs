@@ -2,6 +2,8 @@
 
 mod common;
 
+use std::collections::BTreeMap;
+
 use common::*;
 use holdfast_pubsub::{Bus, BusError, Change, Published, Subscription};
 
@@ -38,6 +40,20 @@ fn changes_come_with_the_old_value_and_the_new() {
     lamps.unpublish(&"hall".into()).unwrap();
     seen.extend(drain(&subscription));
     assert_eq!(seen, [created("hall", 1), modified("hall", 1, 2), deleted("hall", 2)]);
+}
+
+#[test]
+fn a_reader_that_keeps_each_change_has_the_rows_as_they_are() {
+    let mut rows = BTreeMap::new();
+    let mut keep = |change: Change<Lamp>| {
+        let told = change.keep_in(&mut rows).map(|lamp| lamp.level);
+        (told, rows.values().map(|lamp| (lamp.name.clone(), lamp.level)).collect::<Vec<_>>())
+    };
+    assert_eq!(keep(created("hall", 1)), (Some(1), vec![("hall".into(), 1)]));
+    assert_eq!(keep(modified("hall", 1, 2)), (Some(2), vec![("hall".into(), 2)]));
+    assert_eq!(keep(Change::Synced), (None, vec![("hall".into(), 2)]));
+    assert_eq!(keep(deleted("hall", 2)), (Some(2), vec![]), "its last value");
+    assert_eq!(keep(Change::Restarted(1)), (None, vec![]));
 }
 
 #[test]

@@ -52,7 +52,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use holdfast_persist::PersistLayout;
-use holdfast_pubsub::{Change, Topic};
+use holdfast_pubsub::Change;
 use holdfast_types::{
     ContentTreeConfig, ContentTreeId, DatastoreConfig, DatastoreId, ErrorReport, OperationNumber, SnapshotId,
     SnapshotIntent, SnapshotPreflightConfig, SnapshotPreflightStatus, VolumeConfig, VolumeId, VolumeKey,
@@ -294,30 +294,30 @@ impl Volumemgr {
         match event {
             Event::Volume(change) => {
                 inputs.volumes_complete |= matches!(change, Change::Restarted(_));
-                if let Some(key) = keep(&mut inputs.volumes, change) {
-                    self.forgive_volume(&key, cx);
+                if let Some(config) = change.keep_in(&mut inputs.volumes) {
+                    self.forgive_volume(&config.key, cx);
                 }
             }
             Event::ContentTree(change) => {
                 inputs.contents_complete |= matches!(change, Change::Restarted(_));
-                if keep(&mut inputs.content_trees, change).is_some() {
+                if change.keep_in(&mut inputs.content_trees).is_some() {
                     self.forgive_contents(cx);
                 }
             }
             Event::Datastore(change) => {
-                if keep(&mut inputs.datastores, change).is_some() {
+                if change.keep_in(&mut inputs.datastores).is_some() {
                     self.forgive_contents(cx);
                 }
             }
             Event::Reference(change) => {
                 inputs.references_complete |= matches!(change, Change::Restarted(_));
-                keep(&mut inputs.references, change);
+                change.keep_in(&mut inputs.references);
             }
             Event::Request(change) => {
                 inputs.requests_complete |= matches!(change, Change::Restarted(_));
                 self.hear_request(change, cx);
             }
-            Event::Question(change) => drop(keep(&mut inputs.questions, change)),
+            Event::Question(change) => drop(change.keep_in(&mut inputs.questions)),
             Event::ModeChanged => {}
             Event::TryAgain(again) => self.try_again(again, cx),
             Event::InventoryTaken(result) => self.inventory_taken(result, cx),
@@ -414,22 +414,5 @@ fn timer_key(again: &Again) -> TimerKey {
         Again::Content(tree) => TimerKey::new(format_args!("content {tree}")),
         Again::Volume(key) => TimerKey::new(format_args!("volume {key}")),
         Again::Step(snapshot, volume) => TimerKey::new(format_args!("step {snapshot} {volume}")),
-    }
-}
-
-/// Takes the change into the map; the key of a row that changed.
-fn keep<T: Topic>(rows: &mut BTreeMap<T::Key, Arc<T>>, change: Change<T>) -> Option<T::Key> {
-    match change {
-        Change::Created(new) | Change::Modified { new, .. } => {
-            let key = new.key();
-            rows.insert(key.clone(), new);
-            Some(key)
-        }
-        Change::Deleted(last) => {
-            let key = last.key();
-            rows.remove(&key);
-            Some(key)
-        }
-        Change::Synced | Change::Restarted(_) => None,
     }
 }

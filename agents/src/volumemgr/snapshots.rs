@@ -28,7 +28,7 @@ use super::request::{Stored, Verdict, deletion, judge};
 use super::retry::Failure;
 use super::steps::{self, Next, Progress, VolumeStep};
 use super::volumes::{Rows, RowsAndOrphans};
-use super::{Again, Concerns, Volumemgr, again_after, keep, may_change, no_more_tries};
+use super::{Again, Concerns, Volumemgr, again_after, may_change, no_more_tries};
 
 /// An intent has few stages; who goes through more in one event goes in a circle.
 const STEPS_AT_MOST: usize = 32;
@@ -526,7 +526,7 @@ impl Volumemgr {
             return self.deletion_is_due(snapshot, cx);
         }
         self.with_names(snapshot, |this| {
-            keep(&mut this.inputs.requests, change);
+            change.keep_in(&mut this.inputs.requests);
         });
         // Otherwise the downtime is over, and who retries goes on as before.
         if asked.is_some() || before.is_none() {

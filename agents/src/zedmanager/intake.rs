@@ -37,20 +37,17 @@ impl Zedmanager {
                 self.domains_known = true;
                 self.all_apps()
             }
-            Event::AppConfig(change) => match after(&change) {
-                Some((app, config)) => {
-                    self.receive(app, config);
+            Event::AppConfig(change) => match change.value().map(|config| config.app()) {
+                Some(app) => {
+                    self.receive(app, change.current().cloned());
                     vec![app]
                 }
                 None => Vec::new(),
             },
-            Event::VolumeRef(change) => after(&change)
-                .map(|(key, status)| {
-                    keep(&mut self.volume_refs, key, status);
-                    key.app
-                })
-                .into_iter()
-                .collect(),
+            Event::VolumeRef(change) => {
+                let status = change.keep_in(&mut self.volume_refs);
+                status.map(|status| status.key.app).into_iter().collect()
+            }
             Event::Snapshot(change) => match self.hear_storage(&change) {
                 // Its record could not be read, so storage cannot tell whose it is: whoever has it knows.
                 Some(status) if status.app.0.is_nil() => {
@@ -60,18 +57,15 @@ impl Zedmanager {
                 None => Vec::new(),
             },
             Event::Preflight(change) => {
-                let status = remember(&mut self.preflight, &change);
+                let status = change.keep_in(&mut self.preflight);
                 // An answer that is gone moves nobody.
                 let moves = status.filter(|_| !matches!(change, Change::Deleted(_)));
                 moves.map(|status| status.app).into_iter().collect()
             }
-            Event::Domain(change) => after(&change)
-                .map(|(app, status)| {
-                    keep(&mut self.domains, app, status);
-                    app
-                })
-                .into_iter()
-                .collect(),
+            Event::Domain(change) => {
+                let status = change.keep_in(&mut self.domains);
+                status.map(|status| status.app).into_iter().collect()
+            }
             Event::Scanned(scan) => self.take_scan(scan, cx),
             Event::ScanAgain => {
                 cx.job(inventory::ScanSnapshots);
@@ -93,7 +87,7 @@ impl Zedmanager {
         if let Change::Deleted(status) = change {
             self.may_be_stale.insert(status.snapshot);
         }
-        remember(&mut self.storage, change)
+        change.keep_in(&mut self.storage).cloned()
     }
 
     fn all_apps(&self) -> Vec<AppId> {
@@ -102,7 +96,8 @@ impl Zedmanager {
 
     pub(super) fn receive(&mut self, id: AppId, config: Option<Arc<AppInstanceConfig>>) {
         if !self.scanned {
-            keep(&mut self.early, id, config);
+            self.early.remove(&id);
+            self.early.extend(config.map(|config| (id, config)));
             return;
         }
         match (self.apps.get_mut(&id), config) {
@@ -205,37 +200,6 @@ impl Zedmanager {
             let app = self.apps.entry(instance.app).or_insert_with(|| App::new(bare_state(instance.app)));
             inventory::adopt(&mut app.state, instance);
         }
-    }
-}
-
-/// The value a key has after a change, or the key's last value and nothing.
-fn after<T: Topic>(change: &Change<T>) -> Option<(T::Key, Option<Arc<T>>)> {
-    match change {
-        Change::Created(new) | Change::Modified { new, .. } => Some((new.key(), Some(new.clone()))),
-        Change::Deleted(last) => Some((last.key(), None)),
-        Change::Synced | Change::Restarted(_) => None,
-    }
-}
-
-/// Keeps what a key has after a change. Returns the value that says so, or the last one there was.
-fn remember<T: Topic>(known: &mut BTreeMap<T::Key, Arc<T>>, change: &Change<T>) -> Option<Arc<T>> {
-    match change {
-        Change::Created(new) | Change::Modified { new, .. } => {
-            known.insert(new.key(), Arc::clone(new));
-            Some(new.clone())
-        }
-        Change::Deleted(last) => {
-            known.remove(&last.key());
-            Some(last.clone())
-        }
-        Change::Synced | Change::Restarted(_) => None,
-    }
-}
-
-fn keep<K: Ord, V>(map: &mut BTreeMap<K, V>, key: K, value: Option<V>) {
-    match value {
-        Some(value) => drop(map.insert(key, value)),
-        None => drop(map.remove(&key)),
     }
 }
 
