@@ -5,6 +5,14 @@
 //!               cut here: old        cut here: old     cut here: old or new      after: new
 //! ```
 //!
+//! A file that is replaced often costs less if the old one is kept to be written over ([`exchange_unsynced`]): nothing is created,
+//! allocated or freed then.
+//!
+//! ```text
+//!   exchange: overwrite spare ─▶ sync it ─▶ exchange its name and the file's ─▶ sync the directory ─▶ the old file is the spare
+//!               cut here: old      old            cut here: old or new             after: new
+//! ```
+//!
 //! Why each step is there:
 //!
 //! * The content goes to a *temporary* in the same directory, because a rename is atomic only within one file
@@ -18,6 +26,9 @@
 //! * After a failed sync the temporary is thrown away and the content is written to a new one. Syncing the same
 //!   file again proves nothing: the kernel may have dropped the dirty pages when it reported the error.
 //!
+//! * A *spare* is what has the temporary's name after an exchange. It may be written over only once the directory is synced:
+//!   until then a cut can give the file's name back to it.
+//!
 //! The temporary's name is made from the file's, so the same run makes the same calls (the simulation compares
 //! traces). Hence the one rule for callers: *one writer at a time per path*. In the node that holds because a
 //! path has one owner and the persist directory is locked by one node.
@@ -27,6 +38,7 @@
 use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 use std::io::{self, ErrorKind};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use crate::disk::{DirEntry, Disk, EntryKind, named};
@@ -54,6 +66,23 @@ pub fn replace_unsynced(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> io::Resul
     let temporary = temporary_for(path)?;
     write_temporary(disk, &temporary, bytes)
         .and_then(|()| disk.rename(&temporary, path))
+        .inspect_err(|_| discard(disk, &temporary))
+}
+
+/// [`replace_unsynced`] for a file that is replaced often. True if the old file now has the temporary's name; once the directory
+/// is synced, and only then, it is a spare, and the next call may say so and write over it. Whoever syncs nothing, fails to, or
+/// does not know what a temporary is, has no spare.
+pub fn exchange_unsynced(disk: &dyn Disk, path: &Path, bytes: &[u8], has_spare: bool) -> io::Result<bool> {
+    let temporary = temporary_for(path)?;
+    let written = match has_spare {
+        true => disk.overwrite(&temporary, bytes).and_then(|()| disk.sync_file(&temporary)),
+        false => write_temporary(disk, &temporary, bytes),
+    };
+    written
+        .and_then(|()| match disk.exchange(&temporary, path)? {
+            true => Ok(true),
+            false => disk.rename(&temporary, path).map(|()| false),
+        })
         .inspect_err(|_| discard(disk, &temporary))
 }
 
@@ -135,9 +164,14 @@ pub fn sweep_temporary_of(disk: &dyn Disk, path: &Path) -> io::Result<()> {
     }
 }
 
-/// True for names that only [`durable_replace`] gives, and only until its rename.
+/// True for names that only temporaries and spares have.
 pub fn is_temporary(name: &OsStr) -> bool {
-    name.as_encoded_bytes().starts_with(TEMPORARY_PREFIX.as_bytes())
+    of_temporary(name).is_some()
+}
+
+/// The name of the file that this is a temporary or spare of.
+pub fn of_temporary(name: &OsStr) -> Option<&OsStr> {
+    name.as_bytes().strip_prefix(TEMPORARY_PREFIX.as_bytes()).map(OsStr::from_bytes)
 }
 
 fn temporary_for(path: &Path) -> io::Result<PathBuf> {

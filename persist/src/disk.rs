@@ -5,7 +5,8 @@
 //!
 //! * a write, a truncation or a new file's content survives a power cut once [`Disk::sync_file`] returned;
 //! * a name (created, renamed or removed) survives once [`Disk::sync_dir`] of its directory returned;
-//! * [`Disk::rename`] within one directory shows either the old or the new file, also after a cut;
+//! * [`Disk::rename`] within one directory shows either the old or the new file, also after a cut; so does
+//!   [`Disk::exchange`] under both names;
 //! * without the sync, any part of it may be kept or lost, in any order.
 //!
 //! Every error names the call and the path, and keeps its [`io::ErrorKind`]. Paths are taken as they are: who
@@ -53,6 +54,13 @@ pub trait Disk: Send + Sync + fmt::Debug {
     /// Cuts or extends (with zeros) the file to this size. Not durable.
     fn truncate(&self, path: &Path, size_bytes: u64) -> io::Result<()>;
 
+    /// Makes the file hold exactly these bytes, where it lies; a missing one is created (mode 0600). Not durable. After a
+    /// failure, or a cut, it may hold any mix of what it held and these.
+    fn overwrite(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+        self.write_at(path, 0, bytes)?;
+        self.truncate(path, bytes.len() as u64)
+    }
+
     /// Makes the content of the file durable, not its name. After an error the content must be written anew:
     /// the kernel may have dropped the pages it could not write, and a second sync would claim success.
     fn sync_file(&self, path: &Path) -> io::Result<()>;
@@ -62,6 +70,14 @@ pub trait Disk: Send + Sync + fmt::Debug {
 
     /// Gives the file or directory a new name, replacing a file that has it. Not durable.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+
+    /// Gives two files in one directory each other's name. Not durable; a cut leaves both names as they were, or both exchanged.
+    /// False, and nothing has changed, where nothing is at `to`, or where the file system has no such thing (as any may say of
+    /// itself, and this by default does).
+    fn exchange(&self, from: &Path, to: &Path) -> io::Result<bool> {
+        let _ = (from, to);
+        Ok(false)
+    }
 
     /// Removes a file or symlink (not what it points to). Not durable.
     fn remove_file(&self, path: &Path) -> io::Result<()>;

@@ -9,7 +9,8 @@
 //!
 //! [`MemDisk::crash`] is the most forgetful disk that the seam allows: a file whose name was synced and whose content
 //! was not comes back empty. A rename into another directory may come back under both names (only the new directory
-//! synced) or under none (only the old one synced): sync the new directory first.
+//! synced) or under none (only the old one synced): sync the new directory first. What is written over in place under a name
+//! that an un-synced exchange gave is lost to the other name too, as on a real disk: there it is the same file.
 //!
 //! Calls are counted and logged; a fuse makes one of them fail, or one and all after it (the power is gone).
 //! Errors have the kinds the kernel gives; the conformance suite in `tests/` runs on both. A [`MemDisk::fork`] costs
@@ -307,6 +308,23 @@ impl Disk for MemDisk {
                 replaced.into_iter().for_each(|replaced| state.unnamed(replaced));
             }
             Ok(())
+        })
+    }
+
+    fn exchange(&self, from: &Path, to: &Path) -> io::Result<bool> {
+        self.call("exchange", from, |state| {
+            let here = state.find(from)?.ok_or(ErrorKind::NotFound)?;
+            let Some(there) = state.find(to)? else { return Ok(false) };
+            let (dir, from_name) = split(from)?;
+            let (to_dir, to_name) = split(to)?;
+            if dir != to_dir {
+                return Ok(false);
+            }
+            state.tie(&dir, &from_name, &to_name)?;
+            let names = state.directory(&dir)?;
+            names.insert(from_name, there);
+            names.insert(to_name, here);
+            Ok(true)
         })
     }
 

@@ -3,19 +3,22 @@
 //! ```text
 //!   apply([Put a, Put b, Delete c])
 //!      ├─ make the topic directories that are missing       (once per directory and process)
-//!      ├─ write and sync each temporary, rename it; remove   (in the order given)
-//!      └─ sync each distinct directory once                  after this: durable
+//!      ├─ write and sync each temporary, exchange it for the row; remove   (in the order given)
+//!      └─ sync each distinct directory once                  after this: durable; what was exchanged is a spare
 //! ```
+//!
+//! A row that was replaced has its last file beside it as a spare, which the next change writes over (`crashsafe.rs`): that halves
+//! what a change costs. Only this process's own spares count; those of an earlier one are temporaries, and are swept at the load.
 //!
 //! A row is atomic; several are not: a cut before `apply` returns may keep any of them. A step whose rows belong
 //! together therefore ends with a single row in a call of its own, the commit point.
 //!
 //! Rows are bytes here. Deliberately absent: JSON, what a key means, and who may write which topic.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use crate::crashsafe;
 use crate::disk::{Disk, named};
@@ -31,6 +34,17 @@ pub struct RowStore {
     reserve: Option<Arc<Reserve>>,
     /// Directories whose names this process has made durable; they are not looked at again.
     ready_dirs: Mutex<BTreeSet<PathBuf>>,
+    /// What this process knows to lie beside a row.
+    beside: Mutex<BTreeMap<PathBuf, Beside>>,
+}
+
+/// A file that bears the name of a row's temporary.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Beside {
+    /// It was the row's, and no cut can make it that again.
+    Spare,
+    /// Whether a cut could is not known: it goes before anything is written, or with the row.
+    Stale,
 }
 
 /// A row found on disk.
@@ -52,7 +66,8 @@ impl RowStore {
     /// Touches nothing: directories come with the first row.
     pub fn new(disk: Arc<dyn Disk>, layout: &PersistLayout, agent: &str) -> Self {
         let agent = agent.to_string();
-        RowStore { disk, layout: layout.clone(), agent, reserve: None, ready_dirs: Mutex::default() }
+        let (ready_dirs, beside) = Default::default();
+        RowStore { disk, layout: layout.clone(), agent, reserve: None, ready_dirs, beside }
     }
 
     /// A change that finds no space gives this reserve up and is tried once more; the reserve is spent then.
@@ -94,6 +109,7 @@ impl RowStore {
     /// directory, and nobody may act on a row that a cut could still take back.
     pub fn load(&self, topic: &str) -> io::Result<Vec<LoadedRow>> {
         let dir = self.layout.topic_dir(&self.agent, topic);
+        self.beside().retain(|row, _| row.parent() != Some(&dir));
         crashsafe::sweep_temporaries(&*self.disk, &dir)?;
         let entries = match self.disk.list(&dir) {
             Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
@@ -118,31 +134,52 @@ impl RowStore {
     }
 
     fn apply_once(&self, changes: &[RowChange<'_>]) -> io::Result<()> {
-        let mut dirs = BTreeSet::new();
-        for change in changes {
-            if let Some(dir) = self.apply_unsynced(change)? {
-                dirs.insert(dir);
-            }
-        }
-        dirs.iter().try_for_each(|dir| self.disk.sync_dir(dir))
+        let (mut dirs, mut exchanged) = (BTreeSet::new(), BTreeSet::new());
+        let applied = changes
+            .iter()
+            .try_for_each(|change| self.apply_unsynced(change, &mut dirs, &mut exchanged))
+            .and_then(|()| dirs.iter().try_for_each(|dir| self.disk.sync_dir(dir)));
+        let beside = if applied.is_ok() { Beside::Spare } else { Beside::Stale };
+        self.beside().extend(exchanged.into_iter().map(|row| (row, beside)));
+        applied
     }
 
-    /// Returns the directory that has to be synced for it, if any.
-    fn apply_unsynced(&self, change: &RowChange<'_>) -> io::Result<Option<PathBuf>> {
+    /// Adds the directory that has to be synced for it, if any, and the row if the file it had has become its spare by then.
+    fn apply_unsynced(
+        &self,
+        change: &RowChange<'_>,
+        dirs: &mut BTreeSet<PathBuf>,
+        exchanged: &mut BTreeSet<PathBuf>,
+    ) -> io::Result<()> {
+        let (RowChange::Put { topic, key, .. } | RowChange::Delete { topic, key }) = *change;
+        let (dir, path) = self.place_of(topic, key)?;
+        // Nobody writes over it again if this fails in the middle.
+        let beside = self.beside().get_mut(&path).map(|beside| std::mem::replace(beside, Beside::Stale));
         match *change {
-            RowChange::Put { topic, key, bytes } => {
-                let (dir, path) = self.place_of(topic, key)?;
+            RowChange::Put { bytes, .. } => {
                 self.ensure_ready(&dir)?;
-                crashsafe::replace_unsynced(&*self.disk, &path, bytes)?;
-                Ok(Some(dir))
+                let has_spare = beside == Some(Beside::Spare);
+                if crashsafe::exchange_unsynced(&*self.disk, &path, bytes, has_spare)? {
+                    exchanged.insert(path);
+                } else {
+                    self.beside().remove(&path);
+                }
+                dirs.insert(dir);
             }
-            RowChange::Delete { topic, key } => {
-                let (dir, path) = self.place_of(topic, key)?;
+            RowChange::Delete { .. } => {
+                let was_exchanged = exchanged.remove(&path);
+                if was_exchanged || beside.is_some() {
+                    crashsafe::sweep_temporary_of(&*self.disk, &path)?;
+                    self.beside().remove(&path);
+                }
                 self.remove_unsynced(&path)?;
                 // Without its directory the row is gone, and the directory's name was durable or never there.
-                Ok(self.disk.metadata(&dir)?.map(|_| dir))
+                if self.disk.metadata(&dir)?.is_some() {
+                    dirs.insert(dir);
+                }
             }
         }
+        Ok(())
     }
 
     fn remove_unsynced(&self, path: &Path) -> io::Result<()> {
@@ -169,8 +206,12 @@ impl RowStore {
         Ok(())
     }
 
-    fn ready_dirs(&self) -> std::sync::MutexGuard<'_, BTreeSet<PathBuf>> {
+    fn ready_dirs(&self) -> MutexGuard<'_, BTreeSet<PathBuf>> {
         self.ready_dirs.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    fn beside(&self) -> MutexGuard<'_, BTreeMap<PathBuf, Beside>> {
+        self.beside.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 }
 

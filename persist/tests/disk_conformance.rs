@@ -89,13 +89,15 @@ fn a_fork_after_a_cut_is_what_a_cut_leaves() {
 
 fn check_all(disk: &dyn Disk, root: &Path) {
     type Check = fn(&dyn Disk, &Path);
-    let checks: [(&str, Check); 11] = [
+    let checks: [(&str, Check); 13] = [
         ("create", creating_a_file_is_exclusive),
         ("offsets", reading_and_writing_at_offsets),
         ("truncate", truncating_cuts_and_extends),
         ("missing", what_is_missing_is_not_found),
         ("kinds", files_are_not_directories),
         ("rename", renaming_replaces_files_only),
+        ("exchange", exchanging_swaps_two_files),
+        ("overwrite", overwriting_leaves_nothing_of_what_was_there),
         ("remove", removing),
         ("list", listing_is_sorted),
         ("data", data_is_found_and_nothing_of_it_is_passed_over),
@@ -235,6 +237,30 @@ fn renaming_replaces_files_only(disk: &dyn Disk, dir: &Path) {
     disk.rename(&sub, &dir.join("moved")).unwrap();
     assert_eq!(disk.read(&dir.join("moved/b")).unwrap(), b"new");
     assert_eq!(kind(disk.rename(&dir.join("moved/b"), &dir.join("missing/b"))), ErrorKind::NotFound);
+}
+
+fn exchanging_swaps_two_files(disk: &dyn Disk, dir: &Path) {
+    let [a, b, missing] = ["a", "b", "missing"].map(|name| dir.join(name));
+    disk.create_new(&a, b"of a", 0o600).unwrap();
+    assert!(!disk.exchange(&a, &missing).unwrap(), "nothing to exchange it for");
+    assert_eq!(kind(disk.exchange(&missing, &a)), ErrorKind::NotFound);
+    disk.create_new(&b, b"of b", 0o600).unwrap();
+    if disk.exchange(&a, &b).unwrap() {
+        assert_eq!((disk.read(&a).unwrap(), disk.read(&b).unwrap()), (b"of b".to_vec(), b"of a".to_vec()));
+        assert!(disk.exchange(&a, &b).unwrap());
+    } else {
+        println!("the file system of {} exchanges no names", dir.display());
+    }
+    assert_eq!((disk.read(&a).unwrap(), disk.read(&b).unwrap()), (b"of a".to_vec(), b"of b".to_vec()));
+}
+
+fn overwriting_leaves_nothing_of_what_was_there(disk: &dyn Disk, dir: &Path) {
+    let file = dir.join("file");
+    for content in [&b"first"[..], b"longer than that", b"short", b"equal", b""] {
+        disk.overwrite(&file, content).unwrap();
+        assert_eq!(disk.read(&file).unwrap(), content);
+    }
+    assert_eq!(disk.metadata(&file).unwrap().unwrap().mode, 0o600);
 }
 
 fn removing(disk: &dyn Disk, dir: &Path) {

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use holdfast_persist::layout::MAX_COMPONENT_BYTES;
+use holdfast_persist::mem_disk::{Fate, Unsynced};
 use holdfast_persist::rows::RowChange;
 use holdfast_persist::{Disk, MemDisk, PersistLayout, RealDisk, RowStore};
 
@@ -95,8 +96,112 @@ fn a_group_syncs_each_directory_once() {
         .map(|call| call.path.display().to_string())
         .collect();
     assert_eq!(synced, ["/persist/status/zedmanager/A", "/persist/status/zedmanager/B"]);
-    // Four rows of create, sync, rename, and the two directories.
-    assert_eq!(disk.call_count() - before, 4 * 3 + 2);
+    // Four rows of create, sync, exchange, of which two find nothing to exchange and are renamed, and the two directories.
+    assert_eq!(disk.call_count() - before, 4 * 3 + 2 + 2);
+}
+
+/// What survives of un-synced content, and of un-synced names.
+const SURVIVALS: [(Fate, Fate); 5] = [
+    (Fate::Lost, Fate::Lost),
+    (Fate::Kept, Fate::Lost),
+    (Fate::Torn { sector_bytes: 2, kept_sectors: 0b0110 }, Fate::Lost),
+    (Fate::Lost, Fate::Kept),
+    (Fate::Torn { sector_bytes: 2, kept_sectors: 0b1001 }, Fate::Kept),
+];
+
+/// The file that a row had before has its name until the directory is synced: whatever fails and wherever the power is cut, nobody
+/// writes over it before.
+#[test]
+fn a_spare_is_written_over_only_when_no_cut_can_give_it_the_name_back() {
+    let values: [&[u8]; 6] = [b"first", b"the second", b"3rd", b"the fourth", b"number 5", b"6"];
+    let mut most_calls = 0;
+    for fails_at in 0.. {
+        for (cut_at, (content, names)) in (1..).flat_map(|cut| SURVIVALS.map(|survival| (cut, survival))) {
+            let disk = prepared();
+            let store = store_on(&disk);
+            store.put("Operation", "a", values[0]).unwrap();
+            let before = disk.call_count();
+            if fails_at > 0 {
+                disk.fail_at(fails_at, ErrorKind::Other);
+            }
+            disk.cut_power_at(cut_at);
+            let mut whole = vec![values[0]];
+            for value in &values[1..] {
+                match store.put("Operation", "a", value) {
+                    Ok(()) => whole = vec![value],
+                    Err(_) => whole.push(value),
+                }
+            }
+            let calls = disk.call_count() - before;
+            most_calls = most_calls.max(calls);
+            disk.crash_with(&mut |unsynced| match unsynced {
+                Unsynced::Content { .. } => content,
+                Unsynced::Names { .. } => names,
+            });
+            let found = rows(&store_on(&disk), "Operation");
+            assert!(
+                found.len() == 1 && whole.contains(&&*found[0].1),
+                "call {fails_at} fails, cut at {cut_at}, {content:?} {names:?}: {found:?}, not one of {whole:?}"
+            );
+            if calls < cut_at {
+                break;
+            }
+        }
+        if fails_at > most_calls {
+            return;
+        }
+    }
+}
+
+#[test]
+fn what_a_failed_change_leaves_beside_a_row_goes_with_the_row() {
+    for fails_at in 1.. {
+        let disk = prepared();
+        let store = store_on(&disk);
+        let put = |bytes| store.put_all(&[("Operation", "a", bytes), ("Operation", "b", bytes)]);
+        put(b"1").and_then(|()| put(b"2")).unwrap();
+        let before = disk.call_count();
+        disk.fail_at(fails_at, ErrorKind::Other);
+        let failed = put(b"3").is_err();
+        let deletion = ["a", "b"].map(|key| RowChange::Delete { topic: "Operation", key });
+        // Also if the deletion fails, and is done again.
+        let again = store.apply(&deletion).or_else(|_| store.apply(&deletion));
+        again.unwrap();
+        let files: Vec<_> = disk.all_files().into_iter().filter(|file| !file.ends_with("lock")).collect();
+        assert!(files.is_empty(), "call {fails_at} fails: {files:?}");
+        assert!(failed || fails_at > 9);
+        if disk.call_count() - before < fails_at {
+            return;
+        }
+    }
+}
+
+#[test]
+fn a_row_that_is_replaced_again_and_again_is_written_into_the_file_it_had_before() {
+    let disk = prepared();
+    let store = store_on(&disk);
+    for value in [b"1", b"2"] {
+        store.put("Operation", "a", value).unwrap();
+    }
+    let before = disk.call_count();
+    store.put("Operation", "a", b"3 is longer").unwrap();
+    store.put("Operation", "a", b"4").unwrap();
+    let verbs: Vec<&str> = disk.calls()[before..].iter().map(|call| call.verb).collect();
+    let each = ["write", "truncate", "sync file", "exchange", "sync directory"];
+    assert_eq!(verbs, [each, each].concat());
+    let files = || disk.all_files().into_iter().filter(|file| !file.ends_with("lock")).collect::<Vec<_>>();
+    assert_eq!(files().len(), 2, "{:?}", files());
+
+    // Those of an earlier process, and those of before a load, are swept.
+    assert_eq!(rows(&store, "Operation"), [("a".into(), b"4".to_vec())]);
+    assert_eq!(files(), [store.path_of("Operation", "a")]);
+    store.put("Operation", "a", b"5").unwrap();
+    store.delete("Operation", "a").unwrap();
+    assert!(files().is_empty(), "a row that is deleted takes its spare along: {:?}", files());
+    store.put_all(&[("Operation", "b", b"1")]).unwrap();
+    let twice = [b"2", b"3"].map(|bytes| RowChange::Put { topic: "Operation", key: "b", bytes });
+    store.apply(&[twice[0], twice[1], RowChange::Delete { topic: "Operation", key: "b" }]).unwrap();
+    assert!(files().is_empty(), "{:?}", files());
 }
 
 #[test]
@@ -128,9 +233,12 @@ fn rows_work_on_a_real_disk() {
     layout.prepare(&RealDisk).unwrap();
     let store = RowStore::new(Arc::new(RealDisk), &layout, "volumemgr");
     store.put("Volume", "v1#0", b"{}").unwrap();
-    store.put("Volume", "v1#1", b"{ }").unwrap();
+    for text in ["{ }", "{\"a\": 1}", "{}", "{   }"] {
+        store.put("Volume", "v1#1", text.as_bytes()).unwrap();
+    }
+    store.put("Volume", "v1#0", b"{ }").unwrap();
     store.delete("Volume", "v1#0").unwrap();
-    assert_eq!(rows(&store, "Volume"), [("v1#1".into(), b"{ }".to_vec())]);
+    assert_eq!(rows(&store, "Volume"), [("v1#1".into(), b"{   }".to_vec())]);
 }
 
 /// An earlier process ended between a row's rename and the sync of its directory.

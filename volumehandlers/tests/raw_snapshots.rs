@@ -408,6 +408,9 @@ impl Disk for SharingDisk {
     fn truncate(&self, path: &Path, size_bytes: u64) -> io::Result<()> {
         self.0.truncate(path, size_bytes)
     }
+    fn overwrite(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+        self.0.overwrite(path, bytes)
+    }
     fn sync_file(&self, path: &Path) -> io::Result<()> {
         self.0.sync_file(path)
     }
@@ -416,6 +419,9 @@ impl Disk for SharingDisk {
     }
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         self.0.rename(from, to)
+    }
+    fn exchange(&self, from: &Path, to: &Path) -> io::Result<bool> {
+        self.0.exchange(from, to)
     }
     fn remove_file(&self, path: &Path) -> io::Result<()> {
         self.0.remove_file(path)

@@ -48,6 +48,9 @@ impl Disk for CountedDisk {
     fn truncate(&self, path: &Path, size_bytes: u64) -> io::Result<()> {
         self.disk.truncate(path, size_bytes)
     }
+    fn overwrite(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+        self.disk.overwrite(path, bytes)
+    }
     fn sync_file(&self, path: &Path) -> io::Result<()> {
         self.disk.sync_file(path)?;
         self.durable_writes.fetch_add(1, Ordering::Relaxed);
@@ -58,6 +61,9 @@ impl Disk for CountedDisk {
     }
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         self.disk.rename(from, to)
+    }
+    fn exchange(&self, from: &Path, to: &Path) -> io::Result<bool> {
+        self.disk.exchange(from, to)
     }
     fn remove_file(&self, path: &Path) -> io::Result<()> {
         self.disk.remove_file(path)

@@ -69,6 +69,9 @@ impl Disk for SlowDisk {
     fn truncate(&self, path: &Path, size_bytes: u64) -> io::Result<()> {
         self.disk.truncate(path, size_bytes)
     }
+    fn overwrite(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+        self.disk.overwrite(path, bytes)
+    }
     fn sync_file(&self, path: &Path) -> io::Result<()> {
         self.linger(path);
         self.disk.sync_file(path)
@@ -79,6 +82,9 @@ impl Disk for SlowDisk {
     }
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         self.disk.rename(from, to)
+    }
+    fn exchange(&self, from: &Path, to: &Path) -> io::Result<bool> {
+        self.disk.exchange(from, to)
     }
     fn remove_file(&self, path: &Path) -> io::Result<()> {
         self.disk.remove_file(path)

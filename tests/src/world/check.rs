@@ -482,15 +482,23 @@ fn records(
         "G9: something is in quarantine: {:?}",
         quarantined.iter().map(|entry| &entry.name).collect::<Vec<_>>()
     );
-    temporaries(disk, world.layout.root())
+    temporaries(world, world.layout.root())
 }
 
-fn temporaries(disk: &dyn Disk, directory: &Path) -> Missing {
-    for entry in disk.list(directory).map_err(|error| error.to_string())? {
+/// A spare of a row that is there (`holdfast_persist::rows`) is none.
+fn temporaries(world: &World, directory: &Path) -> Missing {
+    let disk = &world.tap.disk;
+    let told = |error: std::io::Error| error.to_string();
+    for entry in disk.list(directory).map_err(told)? {
         let path = directory.join(&entry.name);
-        ensure!(!crashsafe::is_temporary(&entry.name), "I5: the temporary {} is left", path.display());
+        if let Some(file) = crashsafe::of_temporary(&entry.name) {
+            let row = directory.join(file);
+            let is_spare =
+                row.starts_with(world.layout.status_root()) && disk.metadata(&row).map_err(told)?.is_some();
+            ensure!(is_spare, "I5: the temporary {} is left", path.display());
+        }
         if entry.kind == EntryKind::Directory {
-            temporaries(disk, &path)?;
+            temporaries(world, &path)?;
         }
     }
     Ok(())

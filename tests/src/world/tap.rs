@@ -215,6 +215,11 @@ impl Disk for TapDisk {
         self.0.disk.truncate(path, size_bytes)
     }
 
+    fn overwrite(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+        self.0.change("overwrite", path)?;
+        self.0.disk.overwrite(path, bytes)
+    }
+
     fn sync_file(&self, path: &Path) -> io::Result<()> {
         self.0.change("sync file", path)?;
         self.0.disk.sync_file(path)
@@ -230,6 +235,15 @@ impl Disk for TapDisk {
         self.0.disk.rename(from, to)?;
         self.0.unnamed(from);
         Ok(())
+    }
+
+    fn exchange(&self, from: &Path, to: &Path) -> io::Result<bool> {
+        // Nothing changes then: no moment of its own.
+        if self.0.disk.metadata(to)?.is_none() {
+            return Ok(false);
+        }
+        self.0.change("exchange", from)?;
+        self.0.disk.exchange(from, to)
     }
 
     fn remove_file(&self, path: &Path) -> io::Result<()> {
