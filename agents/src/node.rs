@@ -32,6 +32,7 @@ use holdfast_persist::layout::PrepareError;
 use holdfast_persist::{Disk, PersistLayout, RealDisk};
 use holdfast_pubsub::BusError;
 use holdfast_types::error_chain;
+use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -52,6 +53,9 @@ use starts::{HEALTHY_AFTER, Starts};
 
 /// Two are enough: agents have workers of their own, and jobs run on the blocking pool.
 const WORKER_THREADS: usize = 2;
+/// Beside jobs, and a commit for each agent: looks at the disk's room, names that are looked up.
+const OTHER_BLOCKING: usize = 8;
+const THREAD_NAME: &str = "holdfast";
 /// How often agents are asked for a sign of life when no watchdog says how often it wants one.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
 const SYNCED_LOOK_EVERY: Duration = Duration::from_millis(20);
@@ -94,12 +98,7 @@ pub fn run(settings: Settings) -> Result<(), NodeError> {
 /// The same with its guests on another hypervisor than QEMU: for machines that are to see everything else of a node.
 pub fn run_on(settings: Settings, hypervisor: Option<Arc<dyn Vmm>>) -> Result<(), NodeError> {
     logging::start(&settings);
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(WORKER_THREADS)
-        .thread_name("holdfast")
-        .enable_all()
-        .build()
-        .map_err(NodeError::Process)?;
+    let runtime = runtime(JobLimits::default()).map_err(NodeError::Process)?;
     let ended = runtime.block_on(serve(&settings, hypervisor));
     // Not waited for: a job that is still at it is taken up again at the next start.
     runtime.shutdown_background();
@@ -112,6 +111,18 @@ pub fn run_on(settings: Settings, hypervisor: Option<Arc<dyn Vmm>>) -> Result<()
         Err(_) => {}
     }
     ended
+}
+
+/// With as many threads at most as there is work for at once. Without a bound there would be hundreds: a job that ends gives the
+/// next one to the pool while its own thread is still busy, and tokio starts a thread for it that finds nothing to do when it is
+/// awake at last.
+fn runtime(limits: JobLimits) -> io::Result<Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(WORKER_THREADS)
+        .max_blocking_threads(limits.total() + AGENTS.len() + OTHER_BLOCKING)
+        .thread_name(THREAD_NAME)
+        .enable_all()
+        .build()
 }
 
 async fn serve(settings: &Settings, hypervisor: Option<Arc<dyn Vmm>>) -> Result<(), NodeError> {
@@ -390,5 +401,43 @@ impl Signals {
             _ = self.terminate.recv() => tracing::info!("SIGTERM"),
             _ = self.interrupt.recv() => tracing::info!("SIGINT"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc::{Sender, channel};
+
+    use tokio::runtime::Handle;
+
+    /// As one job's end starts the next.
+    fn hand_over(handle: Handle, left: usize, done: Sender<()>) {
+        let next = handle.clone();
+        drop(handle.spawn_blocking(move || match left {
+            0 => done.send(()).expect("heard"),
+            _ => hand_over(next, left - 1, done),
+        }));
+    }
+
+    fn threads() -> usize {
+        let tasks = std::fs::read_dir("/proc/self/task").expect("a process has threads");
+        let names = tasks.flatten().filter_map(|task| std::fs::read_to_string(task.path().join("comm")).ok());
+        names.filter(|name| name.trim_end() == THREAD_NAME).count()
+    }
+
+    #[test]
+    fn jobs_that_hand_over_to_each_other_need_no_more_threads_than_run_at_once() {
+        let limits = JobLimits::for_cores(2);
+        let runtime = runtime(limits).expect("built");
+        let (done, heard) = channel();
+        for _ in 0..limits.total() {
+            hand_over(runtime.handle().clone(), 2_000, done.clone());
+        }
+        for _ in 0..limits.total() {
+            heard.recv_timeout(Duration::from_secs(60)).expect("all of them end");
+        }
+        let most = WORKER_THREADS + limits.total() + AGENTS.len() + OTHER_BLOCKING;
+        assert!(threads() <= most, "{} threads, and {most} at most have something to do", threads());
     }
 }

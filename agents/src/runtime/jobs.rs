@@ -46,6 +46,12 @@ impl JobLimits {
         JobLimits { storage: (2 * cores).max(2), network: 4, hypervisor: 8, controller: 4 }
     }
 
+    /// So many jobs may run at once altogether.
+    pub fn total(&self) -> usize {
+        let JobLimits { storage, network, hypervisor, controller } = self;
+        storage + network + hypervisor + controller
+    }
+
     fn of(&self, backend: Backend) -> usize {
         let limit = match backend {
             Backend::Storage => self.storage,
