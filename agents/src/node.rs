@@ -98,7 +98,7 @@ pub fn run(settings: Settings) -> Result<(), NodeError> {
 /// The same with its guests on another hypervisor than QEMU: for machines that are to see everything else of a node.
 pub fn run_on(settings: Settings, hypervisor: Option<Arc<dyn Vmm>>) -> Result<(), NodeError> {
     logging::start(&settings);
-    let runtime = runtime(JobLimits::default()).map_err(NodeError::Process)?;
+    let runtime = runtime().map_err(NodeError::Process)?;
     let ended = runtime.block_on(serve(&settings, hypervisor));
     // Not waited for: a job that is still at it is taken up again at the next start.
     runtime.shutdown_background();
@@ -113,13 +113,13 @@ pub fn run_on(settings: Settings, hypervisor: Option<Arc<dyn Vmm>>) -> Result<()
     ended
 }
 
-/// With as many threads at most as there is work for at once. Without a bound there would be hundreds: a job that ends gives the
-/// next one to the pool while its own thread is still busy, and tokio starts a thread for it that finds nothing to do when it is
-/// awake at last.
-fn runtime(limits: JobLimits) -> io::Result<Runtime> {
+/// What a node runs on, with as many threads at most as there is work for at once. Without a bound there would be hundreds: a job
+/// that ends gives the next one to the pool while its own thread is still busy, and tokio starts a thread for it that finds
+/// nothing to do when it is awake at last.
+pub fn runtime() -> io::Result<Runtime> {
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKER_THREADS)
-        .max_blocking_threads(limits.total() + AGENTS.len() + OTHER_BLOCKING)
+        .max_blocking_threads(JobLimits::default().total() + AGENTS.len() + OTHER_BLOCKING)
         .thread_name(THREAD_NAME)
         .enable_all()
         .build()
@@ -428,16 +428,16 @@ mod tests {
 
     #[test]
     fn jobs_that_hand_over_to_each_other_need_no_more_threads_than_run_at_once() {
-        let limits = JobLimits::for_cores(2);
-        let runtime = runtime(limits).expect("built");
+        let at_once = JobLimits::default().total();
+        let runtime = runtime().expect("built");
         let (done, heard) = channel();
-        for _ in 0..limits.total() {
+        for _ in 0..at_once {
             hand_over(runtime.handle().clone(), 2_000, done.clone());
         }
-        for _ in 0..limits.total() {
+        for _ in 0..at_once {
             heard.recv_timeout(Duration::from_secs(60)).expect("all of them end");
         }
-        let most = WORKER_THREADS + limits.total() + AGENTS.len() + OTHER_BLOCKING;
+        let most = WORKER_THREADS + at_once + AGENTS.len() + OTHER_BLOCKING;
         assert!(threads() <= most, "{} threads, and {most} at most have something to do", threads());
     }
 }

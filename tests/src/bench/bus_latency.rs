@@ -23,6 +23,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
+use holdfast_agents::node;
 use holdfast_agents::runtime::{Agent, Ctx, JobContext, NoJob, NodeBuilder, Poster, RunningNode, Wiring};
 use holdfast_persist::{PersistLayout, RealDisk};
 use holdfast_pubsub::{Change, Durability, Topic};
@@ -44,7 +45,7 @@ const NANOS_PER_MICRO: f64 = 1e3;
 
 /// The node keeps its files below `root`, an empty directory. 2,000 exchanges of each kind: about ten seconds.
 pub fn measure(root: &Path) -> anyhow::Result<Vec<Figure>> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let runtime = node::runtime()?;
     let measured = runtime.block_on(async {
         let (node, agents) = start_agents(root)?;
         node.synced().await;

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use holdfast_agents::domainmgr;
+use holdfast_agents::node;
 use holdfast_agents::node::agents::{AgentSettings, LocalOrders, Seams, agents_and_orders};
 use holdfast_agents::runtime::{RunningNode, Services};
 use holdfast_agents::volumemgr::testing::MemFetcher;
@@ -60,7 +61,7 @@ impl Rig {
         let domains =
             domainmgr::Settings { accelerator: "simulated".to_owned(), ..domainmgr::Settings::default() };
         let settings = AgentSettings { device: DeviceId(DEVICE), poll_interval: POLL_INTERVAL, domains };
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+        let runtime = node::runtime()?;
         let (services, node, local_orders) = runtime.block_on(async {
             layout.prepare(&*disk)?;
             let services = open_services_on(disk, layout, None)?;

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail, ensure};
 use holdfast_agents::domainmgr;
 use holdfast_agents::domainmgr::simulated_vmm::SimulatedVmm;
+use holdfast_agents::node;
 use holdfast_agents::node::agents::{AgentSettings, Seams, agents};
 use holdfast_agents::runtime::{RunningNode, Services};
 use holdfast_agents::volumemgr::testing::MemFetcher;
@@ -107,7 +108,7 @@ fn make_image(path: &Path, image: &FakeImage) -> anyhow::Result<()> {
 
 /// Starts a node on what is below `root` and waits until it is back.
 pub fn recover(point: &CutPoint, size: Size, root: &Path) -> anyhow::Result<Recovery> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let runtime = node::runtime()?;
     let recovered = runtime.block_on(async {
         let begun = Instant::now();
         let (services, node) = start(point, root)?;
