@@ -53,7 +53,8 @@ use starts::{HEALTHY_AFTER, Starts};
 
 /// Two are enough: agents have workers of their own, and jobs run on the blocking pool.
 const WORKER_THREADS: usize = 2;
-/// Beside jobs, and a commit for each agent: looks at the disk's room, names that are looked up.
+/// Beside jobs, and a commit for each agent: looks at the disk's room, the probe for an accelerator, and threads on which one job
+/// ends while the next begins.
 const OTHER_BLOCKING: usize = 8;
 const THREAD_NAME: &str = "holdfast";
 /// How often agents are asked for a sign of life when no watchdog says how often it wants one.

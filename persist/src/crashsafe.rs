@@ -25,9 +25,9 @@
 //!   is put inside: a durable file in a directory that was lost is lost.
 //! * After a failed sync the temporary is thrown away and the content is written to a new one. Syncing the same
 //!   file again proves nothing: the kernel may have dropped the dirty pages when it reported the error.
-//!
 //! * A *spare* is what has the temporary's name after an exchange. It may be written over only once the directory is synced:
-//!   until then a cut can give the file's name back to it.
+//!   until then a cut can give the file's name back to it. It is written over where it lies, so whoever wants to keep the old
+//!   content copies the file; a hard link to it is the same file.
 //!
 //! The temporary's name is made from the file's, so the same run makes the same calls (the simulation compares
 //! traces). Hence the one rule for callers: *one writer at a time per path*. In the node that holds because a
@@ -47,7 +47,7 @@ use crate::disk::{DirEntry, Disk, EntryKind, named};
 pub const FILE_MODE: u32 = 0o600;
 pub const DIRECTORY_MODE: u32 = 0o700;
 
-/// Begins the name of every temporary; a file so named was cut off and means nothing.
+/// Begins the name of every temporary and spare: files that mean nothing.
 pub const TEMPORARY_PREFIX: &str = ".tmp~";
 
 /// Makes `path` hold exactly `bytes`, durably, mode 0600.
@@ -79,11 +79,17 @@ pub fn exchange_unsynced(disk: &dyn Disk, path: &Path, bytes: &[u8], has_spare: 
         false => write_temporary(disk, &temporary, bytes),
     };
     written
-        .and_then(|()| match disk.exchange(&temporary, path)? {
+        .and_then(|()| match is_own_file(disk, path) && disk.exchange(&temporary, path)? {
             true => Ok(true),
             false => disk.rename(&temporary, path).map(|()| false),
         })
         .inspect_err(|_| discard(disk, &temporary))
+}
+
+/// Anything else that somebody has put there is replaced, and never written over.
+fn is_own_file(disk: &dyn Disk, path: &Path) -> bool {
+    let found = disk.metadata(path).ok().flatten();
+    found.is_some_and(|found| found.kind == EntryKind::File && found.mode == FILE_MODE)
 }
 
 /// Makes the directory exist, durably, with all its missing ancestors, each mode 0700.
@@ -134,7 +140,7 @@ pub fn remove_tree(disk: &dyn Disk, path: &Path) -> io::Result<()> {
     missing_is_fine(disk.sync_dir(parent))
 }
 
-/// Removes temporaries that a cut left in this directory (not below it) and says how many. A missing directory
+/// Removes temporaries that a cut left in this directory (not below it), and spares, and says how many. A missing directory
 /// has none. Not synced: one that comes back is swept next time. On a read-only file system they stay: nobody takes them
 /// for anything else.
 pub fn sweep_temporaries(disk: &dyn Disk, dir: &Path) -> io::Result<usize> {
@@ -145,7 +151,7 @@ pub fn sweep_temporaries(disk: &dyn Disk, dir: &Path) -> io::Result<usize> {
     let stale: Vec<DirEntry> =
         entries.into_iter().filter(|entry| entry.is_file() && is_temporary(&entry.name)).collect();
     for entry in &stale {
-        tracing::debug!(directory = %dir.display(), name = ?entry.name, "removing a temporary that was cut off");
+        tracing::debug!(directory = %dir.display(), name = ?entry.name, "removing a temporary or a spare");
         match missing_is_fine(disk.remove_file(&dir.join(&entry.name))) {
             Err(error) if error.kind() == ErrorKind::ReadOnlyFilesystem => return Ok(0),
             removed => removed?,
@@ -154,7 +160,7 @@ pub fn sweep_temporaries(disk: &dyn Disk, dir: &Path) -> io::Result<usize> {
     Ok(stale.len())
 }
 
-/// Removes the temporary that a cut left of a replace of this one file, where others may be replacing its neighbours. Not
+/// Removes the temporary that a cut left of a replace of this one file, or its spare, where others may be replacing its neighbours. Not
 /// synced: one that comes back is swept next time.
 pub fn sweep_temporary_of(disk: &dyn Disk, path: &Path) -> io::Result<()> {
     let temporary = temporary_for(path)?;

@@ -4,7 +4,7 @@
 //! What an implementation promises, and no more:
 //!
 //! * a write, a truncation or a new file's content survives a power cut once [`Disk::sync_file`] returned;
-//! * a name (created, renamed or removed) survives once [`Disk::sync_dir`] of its directory returned;
+//! * a name (created, renamed, exchanged or removed) survives once [`Disk::sync_dir`] of its directory returned;
 //! * [`Disk::rename`] within one directory shows either the old or the new file, also after a cut; so does
 //!   [`Disk::exchange`] under both names;
 //! * without the sync, any part of it may be kept or lost, in any order.
@@ -72,8 +72,8 @@ pub trait Disk: Send + Sync + fmt::Debug {
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
 
     /// Gives two files in one directory each other's name. Not durable; a cut leaves both names as they were, or both exchanged.
-    /// False, and nothing has changed, where nothing is at `to`, or where the file system has no such thing (as any may say of
-    /// itself, and this by default does).
+    /// False, and nothing has changed, where the file system has no such thing (as any may say of itself, and this by default
+    /// does).
     fn exchange(&self, from: &Path, to: &Path) -> io::Result<bool> {
         let _ = (from, to);
         Ok(false)

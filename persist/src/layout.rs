@@ -6,7 +6,7 @@
 //!   reserve                                       ballast, given up when the disk is full
 //!   checkpoint/lastconfig                         last good device configuration, as received
 //!   snapshots/<SnapshotID>/                       the three files of a snapshot
-//!   status/<agent>/<Topic>/<key>.json             rows of persistent topics
+//!   status/<agent>/<Topic>/<key>.json             rows of persistent topics, some with a spare (.tmp~<key>.json)
 //!   quarantine/                                   damaged files, each with its reason
 //!   downloads/                                    content fetched in part
 //!   vault/volumes/<VolumeID>#<generation>.<format>   encrypted volumes

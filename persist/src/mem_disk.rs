@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   write, truncate ──▶ live bytes ───sync_file──▶ durable bytes       (per file)
-//!   create, rename, remove ──▶ live names ───sync_dir──▶ durable names (per directory)
+//!   create, rename, exchange, remove ──▶ live names ───sync_dir──▶ durable names (per directory)
 //!   crash: live := durable, from the root down
 //!   crash_with: whoever calls says for each un-synced thing whether it is kept, lost or torn
 //! ```
@@ -85,6 +85,7 @@ impl MemDisk {
             inodes: BTreeMap::new(),
             next_inode: ROOT,
             capacity_bytes,
+            exchanges_names: true,
             used_bytes: 0,
             call_count: 0,
             log: Some(Vec::new()),
@@ -147,6 +148,7 @@ impl MemDisk {
             inodes,
             next_inode,
             capacity_bytes: state.capacity_bytes,
+            exchanges_names: state.exchanges_names,
             used_bytes,
             call_count: 0,
             log: None,
@@ -168,6 +170,11 @@ impl MemDisk {
     /// Changes the room on the disk; files that are there stay.
     pub fn set_capacity(&self, capacity_bytes: u64) {
         self.lock_state().capacity_bytes = capacity_bytes;
+    }
+
+    /// From now on it exchanges no names, as file systems that cannot. So do its forks.
+    pub fn exchange_no_names(&self) {
+        self.lock_state().exchanges_names = false;
     }
 
     /// Every call so far, failed ones too; nothing on a fork.
@@ -314,10 +321,10 @@ impl Disk for MemDisk {
     fn exchange(&self, from: &Path, to: &Path) -> io::Result<bool> {
         self.call("exchange", from, |state| {
             let here = state.find(from)?.ok_or(ErrorKind::NotFound)?;
-            let Some(there) = state.find(to)? else { return Ok(false) };
+            let there = state.find(to)?.ok_or(ErrorKind::NotFound)?;
             let (dir, from_name) = split(from)?;
             let (to_dir, to_name) = split(to)?;
-            if dir != to_dir {
+            if dir != to_dir || !state.exchanges_names {
                 return Ok(false);
             }
             state.tie(&dir, &from_name, &to_name)?;

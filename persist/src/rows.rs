@@ -7,8 +7,8 @@
 //!      └─ sync each distinct directory once                  after this: durable; what was exchanged is a spare
 //! ```
 //!
-//! A row that was replaced has its last file beside it as a spare, which the next change writes over (`crashsafe.rs`): that halves
-//! what a change costs. Only this process's own spares count; those of an earlier one are temporaries, and are swept at the load.
+//! A row that was replaced has its last file beside it as a spare, which the next change writes over (`crashsafe.rs`). Only
+//! this process's own spares count; those of an earlier one are temporaries, and are swept at the load.
 //!
 //! A row is atomic; several are not: a cut before `apply` returns may keep any of them. A step whose rows belong
 //! together therefore ends with a single row in a call of its own, the commit point.
@@ -139,8 +139,13 @@ impl RowStore {
             .iter()
             .try_for_each(|change| self.apply_unsynced(change, &mut dirs, &mut exchanged))
             .and_then(|()| dirs.iter().try_for_each(|dir| self.disk.sync_dir(dir)));
-        let beside = if applied.is_ok() { Beside::Spare } else { Beside::Stale };
-        self.beside().extend(exchanged.into_iter().map(|row| (row, beside)));
+        if applied.is_ok() {
+            let mut beside = self.beside();
+            for row in exchanged {
+                // Unless it was deleted after that.
+                beside.entry(row).and_modify(|stale| *stale = Beside::Spare);
+            }
+        }
         applied
     }
 
@@ -153,11 +158,10 @@ impl RowStore {
     ) -> io::Result<()> {
         let (RowChange::Put { topic, key, .. } | RowChange::Delete { topic, key }) = *change;
         let (dir, path) = self.place_of(topic, key)?;
-        // Nobody writes over it again if this fails in the middle.
-        let beside = self.beside().get_mut(&path).map(|beside| std::mem::replace(beside, Beside::Stale));
         match *change {
             RowChange::Put { bytes, .. } => {
                 self.ensure_ready(&dir)?;
+                let beside = self.beside().insert(path.clone(), Beside::Stale);
                 let has_spare = beside == Some(Beside::Spare);
                 if crashsafe::exchange_unsynced(&*self.disk, &path, bytes, has_spare)? {
                     exchanged.insert(path);
@@ -167,8 +171,7 @@ impl RowStore {
                 dirs.insert(dir);
             }
             RowChange::Delete { .. } => {
-                let was_exchanged = exchanged.remove(&path);
-                if was_exchanged || beside.is_some() {
+                if self.beside().contains_key(&path) {
                     crashsafe::sweep_temporary_of(&*self.disk, &path)?;
                     self.beside().remove(&path);
                 }
@@ -213,6 +216,12 @@ impl RowStore {
     fn beside(&self) -> MutexGuard<'_, BTreeMap<PathBuf, Beside>> {
         self.beside.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
+}
+
+/// The row whose spare a file of this name is, as long as that row is there.
+pub fn row_of_spare(layout: &PersistLayout, path: &Path) -> Option<PathBuf> {
+    let row = path.with_file_name(crashsafe::of_temporary(path.file_name()?)?);
+    row.starts_with(layout.status_root()).then_some(row)
 }
 
 fn key_of(name: &str) -> Option<String> {

@@ -13,6 +13,13 @@ fn store_on(disk: &MemDisk) -> RowStore {
     RowStore::new(Arc::new(disk.clone()), &PersistLayout::new("/persist"), "zedmanager")
 }
 
+/// With and without the exchange of names.
+fn both() -> [MemDisk; 2] {
+    let disks = [prepared(), prepared()];
+    disks[1].exchange_no_names();
+    disks
+}
+
 fn prepared() -> MemDisk {
     let disk = MemDisk::new();
     PersistLayout::new("/persist").prepare(&disk).unwrap();
@@ -96,8 +103,8 @@ fn a_group_syncs_each_directory_once() {
         .map(|call| call.path.display().to_string())
         .collect();
     assert_eq!(synced, ["/persist/status/zedmanager/A", "/persist/status/zedmanager/B"]);
-    // Four rows of create, sync, exchange, of which two find nothing to exchange and are renamed, and the two directories.
-    assert_eq!(disk.call_count() - before, 4 * 3 + 2 + 2);
+    // Four rows of create, sync, look, exchange or rename, and the two directories.
+    assert_eq!(disk.call_count() - before, 4 * 4 + 2);
 }
 
 /// What survives of un-synced content, and of un-synced names.
@@ -116,8 +123,11 @@ fn a_spare_is_written_over_only_when_no_cut_can_give_it_the_name_back() {
     let values: [&[u8]; 6] = [b"first", b"the second", b"3rd", b"the fourth", b"number 5", b"6"];
     let mut most_calls = 0;
     for fails_at in 0.. {
-        for (cut_at, (content, names)) in (1..).flat_map(|cut| SURVIVALS.map(|survival| (cut, survival))) {
-            let disk = prepared();
+        let survivals = SURVIVALS.into_iter().flat_map(|survival| [(survival, 0), (survival, 1)]);
+        for (cut_at, ((content, names), kind)) in
+            (1..).flat_map(|cut| survivals.clone().map(move |survival| (cut, survival)))
+        {
+            let disk = both()[kind].clone();
             let store = store_on(&disk);
             store.put("Operation", "a", values[0]).unwrap();
             let before = disk.call_count();
@@ -153,27 +163,68 @@ fn a_spare_is_written_over_only_when_no_cut_can_give_it_the_name_back() {
     }
 }
 
+/// Whatever two calls fail, and however often a row was put before.
 #[test]
 fn what_a_failed_change_leaves_beside_a_row_goes_with_the_row() {
-    for fails_at in 1.. {
-        let disk = prepared();
-        let store = store_on(&disk);
-        let put = |bytes| store.put_all(&[("Operation", "a", bytes), ("Operation", "b", bytes)]);
-        put(b"1").and_then(|()| put(b"2")).unwrap();
-        let before = disk.call_count();
-        disk.fail_at(fails_at, ErrorKind::Other);
-        let failed = put(b"3").is_err();
-        let deletion = ["a", "b"].map(|key| RowChange::Delete { topic: "Operation", key });
-        // Also if the deletion fails, and is done again.
-        let again = store.apply(&deletion).or_else(|_| store.apply(&deletion));
-        again.unwrap();
-        let files: Vec<_> = disk.all_files().into_iter().filter(|file| !file.ends_with("lock")).collect();
-        assert!(files.is_empty(), "call {fails_at} fails: {files:?}");
-        assert!(failed || fails_at > 9);
-        if disk.call_count() - before < fails_at {
-            return;
+    const CALLS: usize = 40;
+    let mut most_calls = 0;
+    for puts_before in 0..3 {
+        for (first, second, kind) in (1..CALLS)
+            .flat_map(|first| (0..CALLS).map(move |second| (first, second)))
+            .flat_map(|(first, second)| [(first, second, 0), (first, second, 1)])
+        {
+            let disk = both()[kind].clone();
+            let store = store_on(&disk);
+            let put = |bytes| store.put_all(&[("Operation", "a", bytes), ("Operation", "b", bytes)]);
+            (0..puts_before).try_for_each(|_| put(b"before")).unwrap();
+            let before = disk.call_count();
+            disk.fail_at(first, ErrorKind::Other);
+            disk.fail_at(second, ErrorKind::Other);
+            let deletion = ["a", "b"].map(|key| RowChange::Delete { topic: "Operation", key });
+            // It may fail or not.
+            let _ = put(b"and then");
+            // Until it is done: a deletion that fails is done again.
+            let tries = (0..3).take_while(|_| store.apply(&deletion).is_err()).count();
+            assert!(tries < 3, "it fails for ever");
+            most_calls = most_calls.max(disk.call_count() - before);
+            let files: Vec<_> = disk.all_files().into_iter().filter(|file| !file.ends_with("lock")).collect();
+            assert!(files.is_empty(), "{puts_before} puts, calls {first} and {second} fail: {files:?}");
         }
     }
+    assert!((10..CALLS).contains(&most_calls), "{most_calls} calls were made at most");
+}
+
+/// What somebody else has put in a row's place, or has opened to others, does not become a row's file.
+#[test]
+fn only_a_file_of_the_nodes_own_making_becomes_a_spare() {
+    let dir = tempfile::tempdir().unwrap();
+    let layout = PersistLayout::new(dir.path().join("persist"));
+    layout.prepare(&RealDisk).unwrap();
+    let store = RowStore::new(Arc::new(RealDisk), &layout, "volumemgr");
+    let put = |text: &str| store.put("Volume", "v1", text.as_bytes());
+    let path = store.path_of("Volume", "v1");
+    put("1").unwrap();
+    RealDisk.remove_file(&path).unwrap();
+    RealDisk.create_new(&path, b"1", 0o644).unwrap();
+    for text in ["2", "3", "4"] {
+        put(text).unwrap();
+        assert_eq!(RealDisk.metadata(&path).unwrap().unwrap().mode, 0o600, "after {text}");
+    }
+    let outside = dir.path().join("outside");
+    RealDisk.create_new(&outside, b"another's", 0o600).unwrap();
+    RealDisk.remove_file(&path).unwrap();
+    std::os::unix::fs::symlink(&outside, &path).unwrap();
+    ["5", "6", "7"].into_iter().try_for_each(put).unwrap();
+    assert_eq!(RealDisk.read(&outside).unwrap(), b"another's");
+    assert_eq!(rows(&store, "Volume"), [("v1".into(), b"7".to_vec())]);
+    RealDisk.remove_file(&path).unwrap();
+    RealDisk.create_dir(&path, 0o700).unwrap();
+    for text in ["8", "9"] {
+        assert_eq!(put(text).unwrap_err().kind(), ErrorKind::IsADirectory);
+    }
+    RealDisk.remove_dir(&path).unwrap();
+    put("10").unwrap();
+    assert_eq!(rows(&store, "Volume"), [("v1".into(), b"10".to_vec())]);
 }
 
 #[test]
@@ -187,7 +238,7 @@ fn a_row_that_is_replaced_again_and_again_is_written_into_the_file_it_had_before
     store.put("Operation", "a", b"3 is longer").unwrap();
     store.put("Operation", "a", b"4").unwrap();
     let verbs: Vec<&str> = disk.calls()[before..].iter().map(|call| call.verb).collect();
-    let each = ["write", "truncate", "sync file", "exchange", "sync directory"];
+    let each = ["write", "truncate", "sync file", "look at", "exchange", "sync directory"];
     assert_eq!(verbs, [each, each].concat());
     let files = || disk.all_files().into_iter().filter(|file| !file.ends_with("lock")).collect::<Vec<_>>();
     assert_eq!(files().len(), 2, "{:?}", files());

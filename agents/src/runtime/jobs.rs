@@ -48,8 +48,8 @@ impl JobLimits {
 
     /// So many jobs may run at once altogether.
     pub fn total(&self) -> usize {
-        let JobLimits { storage, network, hypervisor, controller } = self;
-        storage + network + hypervisor + controller
+        use Backend::{Controller, Hypervisor, Network, Storage};
+        [Storage, Network, Hypervisor, Controller].into_iter().map(|backend| self.of(backend)).sum()
     }
 
     fn of(&self, backend: Backend) -> usize {

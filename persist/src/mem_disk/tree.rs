@@ -20,6 +20,7 @@ pub(super) struct State {
     pub inodes: BTreeMap<InodeId, Inode>,
     pub next_inode: InodeId,
     pub capacity_bytes: u64,
+    pub exchanges_names: bool,
     /// Of all files that have a name: a removed file's room is free at once. Counted as files change.
     pub used_bytes: u64,
     pub call_count: usize,
@@ -42,7 +43,7 @@ pub(super) enum Body {
         live: Arc<Content>,
         durable: Arc<Content>,
     },
-    /// `ties`: names that un-synced renames within the directory bind together.
+    /// `ties`: names that un-synced renames and exchanges within the directory bind together.
     Directory {
         live: Arc<Names>,
         durable: Arc<Names>,
@@ -151,7 +152,7 @@ impl State {
         }
     }
 
-    /// A rename within this directory binds the two names together until the directory is synced.
+    /// A rename or an exchange within this directory binds the two names together until the directory is synced.
     pub(super) fn tie(&mut self, directory: &Path, from: &OsStr, to: &OsStr) -> io::Result<()> {
         match &mut self.existing(directory)?.body {
             Body::Directory { ties, .. } => ties.push((from.to_owned(), to.to_owned())),

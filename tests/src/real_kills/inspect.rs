@@ -18,6 +18,7 @@ use std::process::Command;
 
 use holdfast_persist::PersistLayout;
 use holdfast_persist::crashsafe::TEMPORARY_PREFIX;
+use holdfast_persist::rows::row_of_spare;
 use holdfast_types::{
     AppInstanceConfig, AppInstanceState, Operation, OperationKind, Phase, SnapshotAction, SnapshotId,
     SnapshotInstanceStatus, SnapshotIntent, SnapshotState, Topic, VolumeId, VolumeKey, VolumeRecord,
@@ -95,7 +96,8 @@ pub fn under_way(persist: &Persist) -> Result<(Hit, String), String> {
     let intents = persist.intents()?;
     // Only the deletion of the application takes its row away; volumes may go after it.
     if !persist.row_file().exists() {
-        let volumes = names_in(&persist.layout.topic_dir("volumemgr", VolumeRecord::NAME))?;
+        let mut volumes = names_in(&persist.layout.topic_dir("volumemgr", VolumeRecord::NAME))?;
+        volumes.retain(|name| !name.starts_with(TEMPORARY_PREFIX));
         let hit = if volumes.is_empty() { Hit::Idle } else { Hit::DeleteApp };
         return Ok((hit, "no row".to_owned()));
     }
@@ -311,8 +313,9 @@ pub fn expect_no_orphans(persist: &Persist, model: &Model) -> Wrong {
     }
     for path in everything_under(layout.root())? {
         let is_place = path.is_dir() && is_fixed_place(layout, &path);
+        let is_spare = row_of_spare(layout, &path).is_some_and(|row| row.is_file());
         ensure!(
-            is_place || known.remove(&path) || path.is_dir() && known.contains(&path),
+            is_place || is_spare || known.remove(&path) || path.is_dir() && known.contains(&path),
             "I5: {} is nobody's",
             path.display()
         );

@@ -26,6 +26,7 @@ use std::time::Duration;
 use anyhow::Context;
 use holdfast_agents::domainmgr;
 use holdfast_agents::domainmgr::simulated_vmm::SimulatedVmm;
+use holdfast_agents::node;
 use holdfast_agents::node::agents::{AgentSettings, Seams, agents};
 use holdfast_agents::runtime::Services;
 use holdfast_agents::volumemgr::fetcher::HttpFetcher;
@@ -54,7 +55,7 @@ pub fn run(persist: &Path, orders: &Path, before: Option<&Path>) -> anyhow::Resu
     let before = before.map(read_orders).transpose()?;
     let hypervisor = SimulatedVmm::new();
     let said = listen();
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+    let runtime = node::runtime()?;
     runtime.block_on(async {
         let services = services(persist)?;
         let seams = Seams {

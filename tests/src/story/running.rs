@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use holdfast_agents::domainmgr;
 use holdfast_agents::domainmgr::simulated_vmm::SimulatedVmm;
+use holdfast_agents::node;
 use holdfast_agents::node::agents::{AgentSettings, LocalOrders, Seams, agents_and_orders};
 use holdfast_agents::node::storage;
 use holdfast_agents::runtime::{RunningNode, Services};
@@ -56,11 +57,7 @@ impl Running {
         tool_faults: ToolFaults,
         told: Told,
     ) -> Running {
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
-            .enable_all()
-            .build()
-            .expect("threads for a node");
+        let runtime = node::runtime().expect("threads for a node");
         let (node, bus, orders) = runtime.block_on(async {
             let services = services(persist, told.read_only);
             let seams = Seams {

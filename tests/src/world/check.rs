@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use holdfast_persist::crashsafe;
 use holdfast_persist::disk::{Disk, EntryKind};
+use holdfast_persist::rows::row_of_spare;
 use holdfast_types::{
     AppInstanceState, IntentStage, SnapshotAction, SnapshotId, SnapshotIntent, SnapshotState, SnapshotType,
     VolumeKey, VolumeRecord, VolumesSnapshotStatus,
@@ -485,18 +486,18 @@ fn records(
     temporaries(world, world.layout.root())
 }
 
-/// A spare of a row that is there (`holdfast_persist::rows`) is none.
+/// A row's spare is none.
 fn temporaries(world: &World, directory: &Path) -> Missing {
     let disk = &world.tap.disk;
-    let told = |error: std::io::Error| error.to_string();
-    for entry in disk.list(directory).map_err(told)? {
+    for entry in disk.list(directory).map_err(|error| error.to_string())? {
         let path = directory.join(&entry.name);
-        if let Some(file) = crashsafe::of_temporary(&entry.name) {
-            let row = directory.join(file);
-            let is_spare =
-                row.starts_with(world.layout.status_root()) && disk.metadata(&row).map_err(told)?.is_some();
-            ensure!(is_spare, "I5: the temporary {} is left", path.display());
-        }
+        let row = row_of_spare(&world.layout, &path);
+        let is_spare = row.is_some_and(|row| disk.metadata(&row).is_ok_and(|found| found.is_some()));
+        ensure!(
+            is_spare || !crashsafe::is_temporary(&entry.name),
+            "I5: the temporary {} is left",
+            path.display()
+        );
         if entry.kind == EntryKind::Directory {
             temporaries(world, &path)?;
         }

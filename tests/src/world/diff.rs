@@ -1,7 +1,7 @@
 //! What a step changed on the disk, in words: for somebody who reads a trace.
 //!
 //! Records are compared value by value, images by their marks and snapshots, other files by their size. Names that only
-//! exist while something is being replaced are left out. Only traced worlds look; it costs a read of the whole disk.
+//! exist while something is being replaced, and spares of rows, are left out. Only traced worlds look; it costs a read of the whole disk.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

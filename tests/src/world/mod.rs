@@ -177,6 +177,10 @@ impl World {
         let mut ground = Ground { storage, ..Ground::default() };
         edit(&mut ground.orders);
         let disk = MemDisk::new();
+        if storage == Storage::Zvols {
+            // The persist directory lies on ZFS, which exchanges no names before OpenZFS 2.2.
+            disk.exchange_no_names();
+        }
         storage::make_pool(storage, &disk);
         World::boot(disk, ground, Recorder::Off, Schedule::Fixed)
     }

@@ -238,10 +238,6 @@ impl Disk for TapDisk {
     }
 
     fn exchange(&self, from: &Path, to: &Path) -> io::Result<bool> {
-        // Nothing changes then: no moment of its own.
-        if self.0.disk.metadata(to)?.is_none() {
-            return Ok(false);
-        }
         self.0.change("exchange", from)?;
         self.0.disk.exchange(from, to)
     }

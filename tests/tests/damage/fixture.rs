@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use holdfast_agents::wire::config::SnapshotType;
+use holdfast_persist::rows::row_of_spare;
 use holdfast_persist::{Disk, MemDisk, PersistLayout};
 use holdfast_tests::controller::DeviceConfig;
 use holdfast_tests::world::guests::MEMORY_BASE_KIB;
@@ -106,7 +107,9 @@ pub fn records(disk: &MemDisk) -> Vec<PathBuf> {
     let layout = layout();
     let places = [layout.snapshots_dir(), layout.status_root(), layout.checkpoint_dir()];
     let files = disk.all_files().into_iter();
-    let is_ours = |path: &PathBuf| disk.read(path).is_ok_and(|bytes| bytes != FOREIGN);
+    let is_ours = |path: &PathBuf| {
+        disk.read(path).is_ok_and(|bytes| bytes != FOREIGN) && row_of_spare(&layout, path).is_none()
+    };
     files.filter(|path| places.iter().any(|place| path.starts_with(place))).filter(is_ours).collect()
 }
 

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use holdfast_agents::wire::info::ZInfoApp;
 use holdfast_persist::seal::{self, Seal};
-use holdfast_persist::{Disk, MemDisk};
+use holdfast_persist::{Disk, MemDisk, crashsafe};
 use holdfast_tests::ensure;
 use holdfast_tests::world::ground::{Ground, Past, locked};
 use holdfast_tests::world::guests::{MEMORY_BASE_KIB, mark_in};
@@ -104,7 +104,8 @@ fn forget_rollbacks_that_are_lost(ground: &mut Ground, disk: &MemDisk) {
     for (app, past) in &mut ground.past {
         let row = layout.row_file("zedmanager", "AppInstanceState", app);
         let is_whole = disk.read(&row).is_ok_and(|bytes| seal::check(&bytes) == Seal::Right);
-        let intents = disk.list(&layout.topic_dir("volumemgr", "SnapshotIntent")).unwrap_or_default();
+        let mut intents = disk.list(&layout.topic_dir("volumemgr", "SnapshotIntent")).unwrap_or_default();
+        intents.retain(|entry| !crashsafe::is_temporary(&entry.name));
         let is_reverted = ground.cuts.values().filter(|cut| cut.app == *app).any(|cut| {
             let holds =
                 |path: &Path, mark| tool.content(path).is_ok_and(|blocks| mark_in(&blocks) == Some(mark));
