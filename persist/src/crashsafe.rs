@@ -56,22 +56,16 @@ pub const TEMPORARY_PREFIX: &str = ".tmp~";
 /// middle, the file is whole, either old or new (new only if the rename was done, so the last sync failed or was
 /// cut off); a temporary may be left, which the next replace or [`sweep_temporaries`] removes.
 pub fn durable_replace(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> io::Result<()> {
-    replace_unsynced(disk, path, bytes)?;
-    disk.sync_dir(parent_of(path)?)
-}
-
-/// [`durable_replace`] without its last step, for callers who sync the directory once for many files. Until they
-/// do, a cut leaves the old file or the new one, each whole.
-pub fn replace_unsynced(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> io::Result<()> {
     let temporary = temporary_for(path)?;
     write_temporary(disk, &temporary, bytes)
         .and_then(|()| disk.rename(&temporary, path))
-        .inspect_err(|_| discard(disk, &temporary))
+        .inspect_err(|_| discard(disk, &temporary))?;
+    disk.sync_dir(parent_of(path)?)
 }
 
-/// [`replace_unsynced`] for a file that is replaced often. True if the old file now has the temporary's name; once the directory
-/// is synced, and only then, it is a spare, and the next call may say so and write over it. Whoever syncs nothing, fails to, or
-/// does not know what a temporary is, has no spare.
+/// [`durable_replace`] without its last step, for a file that is replaced often: whoever calls syncs the directory, once for many
+/// files. Until then a cut leaves the old file or the new one, each whole. True if the old file now has the temporary's name; once
+/// the directory is synced, and only then, it is a spare, and the next call may say so and write over it.
 pub fn exchange_unsynced(disk: &dyn Disk, path: &Path, bytes: &[u8], has_spare: bool) -> io::Result<bool> {
     let temporary = temporary_for(path)?;
     let written = match has_spare {
