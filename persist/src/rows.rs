@@ -8,7 +8,7 @@
 //! ```
 //!
 //! A row that was replaced has its last file beside it as a spare, which the next change writes over (`crashsafe.rs`). Only
-//! this process's own spares count; those of an earlier one are temporaries, and are swept at the load.
+//! this process's own spares are written over; those of an earlier one go with the next change of the row.
 //!
 //! A row is atomic; several are not: a cut before `apply` returns may keep any of them. A step whose rows belong
 //! together therefore ends with a single row in a call of its own, the commit point.
@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use crate::crashsafe;
-use crate::disk::{Disk, named};
+use crate::disk::{DirEntry, Disk, named};
 use crate::layout::{MAX_COMPONENT_BYTES, PersistLayout, component, from_component};
 use crate::reserve::{Reserve, with_reserve};
 
@@ -101,7 +101,7 @@ impl RowStore {
         }
     }
 
-    /// Every row of the topic, sorted by key. Temporaries that a cut left are removed; other strange files are
+    /// Every row of the topic, sorted by key. Temporaries that a cut left of rows that are not there are removed; other strange files are
     /// left alone with a warning. A row whose file cannot be read fails the whole load: that is an I/O error,
     /// not damage.
     ///
@@ -109,15 +109,14 @@ impl RowStore {
     /// directory, and nobody may act on a row that a cut could still take back.
     pub fn load(&self, topic: &str) -> io::Result<Vec<LoadedRow>> {
         let dir = self.layout.topic_dir(&self.agent, topic);
-        self.beside().retain(|row, _| row.parent() != Some(&dir));
-        crashsafe::sweep_temporaries(&*self.disk, &dir)?;
         let entries = match self.disk.list(&dir) {
             Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
             listed => listed?,
         };
+        self.see_to_temporaries(&dir, &entries)?;
         self.disk.sync_dir(&dir)?;
         let mut rows = Vec::new();
-        for entry in entries {
+        for entry in entries.into_iter().filter(|entry| !crashsafe::is_temporary(&entry.name)) {
             let path = dir.join(&entry.name);
             match entry.text().and_then(key_of).filter(|_| entry.is_file()) {
                 Some(key) => rows.push(LoadedRow { key, bytes: self.disk.read(&path)?, path }),
@@ -131,6 +130,25 @@ impl RowStore {
     /// Where the row is kept, for messages and for quarantine.
     pub fn path_of(&self, topic: &str, key: &str) -> PathBuf {
         self.layout.row_file(&self.agent, topic, &key)
+    }
+
+    /// What lies beside a row goes with its next change: a read-only node has none. What belongs to no row goes now.
+    fn see_to_temporaries(&self, dir: &Path, entries: &[DirEntry]) -> io::Result<()> {
+        self.beside().retain(|row, _| row.parent() != Some(dir));
+        for entry in entries.iter().filter(|entry| entry.is_file()) {
+            let Some(name) = crashsafe::of_temporary(&entry.name) else { continue };
+            let row = dir.join(name);
+            // They come sorted by name.
+            if entries.binary_search_by(|entry| entry.name.as_os_str().cmp(name)).is_ok() {
+                self.beside().insert(row, Beside::Stale);
+                continue;
+            }
+            match crashsafe::sweep_temporary_of(&*self.disk, &row) {
+                Err(error) if error.kind() == ErrorKind::ReadOnlyFilesystem => return Ok(()),
+                swept => swept?,
+            }
+        }
+        Ok(())
     }
 
     fn apply_once(&self, changes: &[RowChange<'_>]) -> io::Result<()> {

@@ -243,12 +243,22 @@ fn a_row_that_is_replaced_again_and_again_is_written_into_the_file_it_had_before
     let files = || disk.all_files().into_iter().filter(|file| !file.ends_with("lock")).collect::<Vec<_>>();
     assert_eq!(files().len(), 2, "{:?}", files());
 
-    // Those of an earlier process, and those of before a load, are swept.
-    assert_eq!(rows(&store, "Operation"), [("a".into(), b"4".to_vec())]);
-    assert_eq!(files(), [store.path_of("Operation", "a")]);
-    store.put("Operation", "a", b"5").unwrap();
-    store.delete("Operation", "a").unwrap();
-    assert!(files().is_empty(), "a row that is deleted takes its spare along: {:?}", files());
+    // Those of an earlier process are nobody's to write over, and a load changes nothing.
+    for deleted_after in 0..3 {
+        store.put("Operation", "a", b"4").and_then(|()| store.put("Operation", "a", b"5")).unwrap();
+        let store = store_on(&disk);
+        assert_eq!(rows(&store, "Operation"), [("a".into(), b"5".to_vec())]);
+        assert_eq!(files().len(), 2, "{:?}", files());
+        for number in 0..deleted_after {
+            let before = disk.call_count();
+            store.put("Operation", "a", &[number]).unwrap();
+            let is_new = disk.calls()[before..].iter().any(|call| call.verb == "remove");
+            assert_eq!(is_new, number == 0, "put {number}");
+        }
+        store.delete("Operation", "a").unwrap();
+        assert!(files().is_empty(), "a row that is deleted takes its spare along: {:?}", files());
+    }
+    let store = store_on(&disk);
     store.put_all(&[("Operation", "b", b"1")]).unwrap();
     let twice = [b"2", b"3"].map(|bytes| RowChange::Put { topic: "Operation", key: "b", bytes });
     store.apply(&[twice[0], twice[1], RowChange::Delete { topic: "Operation", key: "b" }]).unwrap();
