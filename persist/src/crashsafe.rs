@@ -134,7 +134,7 @@ pub fn remove_tree(disk: &dyn Disk, path: &Path) -> io::Result<()> {
     missing_is_fine(disk.sync_dir(parent))
 }
 
-/// Removes temporaries that a cut left in this directory (not below it), and spares, and says how many. A missing directory
+/// Removes temporaries that a cut left in this directory (not below it) and says how many. A missing directory
 /// has none. Not synced: one that comes back is swept next time. On a read-only file system they stay: nobody takes them
 /// for anything else.
 pub fn sweep_temporaries(disk: &dyn Disk, dir: &Path) -> io::Result<usize> {
@@ -145,7 +145,7 @@ pub fn sweep_temporaries(disk: &dyn Disk, dir: &Path) -> io::Result<usize> {
     let stale: Vec<DirEntry> =
         entries.into_iter().filter(|entry| entry.is_file() && is_temporary(&entry.name)).collect();
     for entry in &stale {
-        tracing::debug!(directory = %dir.display(), name = ?entry.name, "removing a temporary or a spare");
+        tracing::debug!(directory = %dir.display(), name = ?entry.name, "removing a temporary that was cut off");
         match missing_is_fine(disk.remove_file(&dir.join(&entry.name))) {
             Err(error) if error.kind() == ErrorKind::ReadOnlyFilesystem => return Ok(0),
             removed => removed?,
@@ -154,8 +154,8 @@ pub fn sweep_temporaries(disk: &dyn Disk, dir: &Path) -> io::Result<usize> {
     Ok(stale.len())
 }
 
-/// Removes the temporary that a cut left of a replace of this one file, or its spare, where others may be replacing its neighbours. Not
-/// synced: one that comes back is swept next time.
+/// Removes the temporary that a cut left of a replace of this one file, or its spare, where others may be replacing its
+/// neighbours. Not synced: one that comes back is swept next time.
 pub fn sweep_temporary_of(disk: &dyn Disk, path: &Path) -> io::Result<()> {
     let temporary = temporary_for(path)?;
     match disk.metadata(&temporary)? {

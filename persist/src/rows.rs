@@ -101,8 +101,8 @@ impl RowStore {
         }
     }
 
-    /// Every row of the topic, sorted by key. Temporaries that a cut left of rows that are not there are removed; other strange files are
-    /// left alone with a warning. A row whose file cannot be read fails the whole load: that is an I/O error,
+    /// Every row of the topic, sorted by key. Temporaries that a cut left of rows that are not there are removed; other
+    /// strange files are left alone with a warning. A row whose file cannot be read fails the whole load: that is an I/O error,
     /// not damage.
     ///
     /// What is found is durable when `Ok`: an earlier process may have ended between a row's rename and the sync of its
@@ -132,7 +132,8 @@ impl RowStore {
         self.layout.row_file(&self.agent, topic, &key)
     }
 
-    /// What lies beside a row goes with its next change: a read-only node has none. What belongs to no row goes now.
+    /// What lies beside a row goes with its next change, for a node that is read-only changes nothing. What belongs to no row
+    /// goes now.
     fn see_to_temporaries(&self, dir: &Path, entries: &[DirEntry]) -> io::Result<()> {
         self.beside().retain(|row, _| row.parent() != Some(dir));
         for entry in entries.iter().filter(|entry| entry.is_file()) {
