@@ -23,6 +23,7 @@ use holdfast_persist::Disk;
 use holdfast_types::volume::Format;
 use holdfast_types::{AgreedSnapshot, Blocker};
 
+use crate::beside::{self, SnapshotFile};
 use crate::context::HandlerCx;
 use crate::error::VolumeError;
 use crate::handler::{
@@ -32,10 +33,6 @@ use crate::handler::{
 use crate::name::SnapshotName;
 use crate::staging::{CloneMethod, METHOD, Staging};
 use crate::tool::{Access, ImageTool};
-
-mod snapshots;
-
-use snapshots::SnapshotFile;
 
 /// The handler's name in records.
 pub const NAME: &str = "file";
@@ -73,7 +70,7 @@ impl FileHandler {
     /// Finished and unfinished ones, also where none are made any more. Only a raw disk has any.
     fn snapshots(&self, volume: &Path) -> Result<Vec<SnapshotFile>, VolumeError> {
         match self.format {
-            Format::Raw => snapshots::of(&self.staging, volume),
+            Format::Raw => beside::of(&self.staging, volume),
             _ => Ok(Vec::new()),
         }
     }
@@ -112,7 +109,7 @@ impl FileHandler {
         let all = self.snapshots(volume)?;
         let unfinished = all.iter().filter(|one| one.unfinished);
         unfinished
-            .map(|one| self.staging.remove_temporary(&one.path))
+            .map(|one| self.staging.remove_temporary_at(volume, &one.path))
             .try_fold(false, |any, one| Ok(any | one?))
     }
 
@@ -267,7 +264,7 @@ impl VolumeHandler for FileHandler {
         cx: &HandlerCx<'_>,
     ) -> Result<Ensured<SnapshotMeta>, VolumeError> {
         self.need_snapshots(volume, "a snapshot")?;
-        let place = snapshots::place_of(volume, name)?;
+        let place = beside::place_of(volume, name)?;
         self.facts_with(volume, Access::Exclusive)?;
         match self.snapshot(volume, name) {
             Ok(found) => {
@@ -302,7 +299,7 @@ impl VolumeHandler for FileHandler {
         _cx: &HandlerCx<'_>,
     ) -> Result<Ensured<()>, VolumeError> {
         // A name that none can have has none.
-        let Ok(place) = snapshots::place_of(volume, name) else { return Ok(Ensured::Unchanged(())) };
+        let Ok(place) = beside::place_of(volume, name) else { return Ok(Ensured::Unchanged(())) };
         if self.format != Format::Raw {
             return Ok(Ensured::Unchanged(()));
         }
@@ -350,10 +347,10 @@ impl VolumeHandler for FileHandler {
         let given = self.snapshots(from)?;
         for one in &given {
             if one.unfinished {
-                self.staging.remove_temporary(&one.path)?;
+                self.staging.remove_temporary_at(from, &one.path)?;
                 continue;
             }
-            let place = snapshots::place_of(to, &one.name)?;
+            let place = beside::place_of(to, &one.name)?;
             let renamed = self.staging.disk().rename(&one.path, &place);
             renamed.map_err(|e| VolumeError::from_io(from, "giving its snapshots to another volume", e))?;
         }

@@ -13,6 +13,7 @@
 //! Everything is synchronous and idempotent, and is called off the event loop. Nothing here knows a topic, an
 //! agent or an application: volumes are known by where they are. Nothing here reads the wall clock.
 
+mod beside;
 pub mod context;
 pub mod error;
 pub mod file;

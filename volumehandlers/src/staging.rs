@@ -55,7 +55,12 @@ impl Staging {
     }
 
     pub fn exists(&self, volume: &Path) -> Result<bool, VolumeError> {
-        let found = self.disk.metadata(volume).map_err(|e| VolumeError::from_io(volume, "looking", e))?;
+        self.exists_at(volume, volume)
+    }
+
+    /// The same for a file at another place; errors name the volume.
+    pub fn exists_at(&self, volume: &Path, place: &Path) -> Result<bool, VolumeError> {
+        let found = self.disk.metadata(place).map_err(|e| VolumeError::from_io(volume, "looking", e))?;
         match found {
             Some(found) if found.kind == holdfast_persist::EntryKind::File => Ok(true),
             Some(_) => Err(VolumeError::Different {
@@ -84,15 +89,28 @@ impl Staging {
         place: &Path,
         build: impl FnOnce(&Path) -> Result<(), VolumeError>,
     ) -> Result<(), VolumeError> {
+        self.build_if(volume, place, |temporary| build(temporary).map(|()| true)).map(drop)
+    }
+
+    /// The same where `build` may find that there is to be no such file: then there is none under that name, or the one that was
+    /// there.
+    pub fn build_if(
+        &self,
+        volume: &Path,
+        place: &Path,
+        build: impl FnOnce(&Path) -> Result<bool, VolumeError>,
+    ) -> Result<bool, VolumeError> {
         let temporary = temporary_of(place);
-        self.remove_temporary(place)?;
+        self.remove_temporary_at(volume, place)?;
         let placed = self
             .disk
             .create_new(&temporary, b"", FILE_MODE)
             .map_err(|e| VolumeError::from_io(volume, "creation", e))
             .and_then(|()| build(&temporary))
-            .and_then(|()| self.place(&temporary, place));
-        if placed.is_err() {
+            .and_then(
+                |is_built| if is_built { self.place(&temporary, place).map(|()| true) } else { Ok(false) },
+            );
+        if !matches!(placed, Ok(true)) {
             // Frees the room at once; if it fails too, the next try or a sweep does it.
             let _ = self.disk.remove_file(&temporary);
         }
@@ -131,7 +149,12 @@ impl Staging {
 
     /// True if there was one. Not durable: one that comes back is removed next time.
     pub fn remove_temporary(&self, volume: &Path) -> Result<bool, VolumeError> {
-        match self.disk.remove_file(&temporary_of(volume)) {
+        self.remove_temporary_at(volume, volume)
+    }
+
+    /// The same for a file at another place; errors name the volume.
+    pub fn remove_temporary_at(&self, volume: &Path, place: &Path) -> Result<bool, VolumeError> {
+        match self.disk.remove_file(&temporary_of(place)) {
             Ok(()) => Ok(true),
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(false),
             Err(e) => Err(VolumeError::from_io(volume, "removing an unfinished try", e)),
@@ -145,7 +168,7 @@ impl Staging {
 
     /// The same for a file at another place; errors name the volume.
     pub fn remove_at(&self, volume: &Path, place: &Path) -> Result<(), VolumeError> {
-        self.remove_temporary(place)?;
+        self.remove_temporary_at(volume, place)?;
         crashsafe::remove_durable(self.disk(), place)
             .map_err(|e| VolumeError::from_io(volume, "destruction", e))
     }

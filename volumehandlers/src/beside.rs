@@ -1,4 +1,5 @@
-//! The snapshots of a raw disk: files beside it that hold all its bytes of one moment.
+//! Snapshots that are files beside their volume: of a raw disk all its bytes of one moment (`file.rs`), of a qcow2 image the tables
+//! that a rollback changes (`qcow2/kept.rs`).
 //!
 //! ```text
 //!   <volume>.raw                       the volume
@@ -9,7 +10,7 @@
 //! A file belongs to a volume only by this name, so what somebody else laid beside it is never listed and never removed. A
 //! snapshot's time is the one in its name, which its intent chose; its id is its name, which is used once.
 //!
-//! Deliberately absent: what a snapshot is good for (`file.rs`), and reading the wall clock.
+//! Deliberately absent: what a snapshot is good for, and reading the wall clock.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -30,7 +31,7 @@ const LONGEST_FILE_NAME_BYTES: usize = 255;
 
 /// A file that belongs to a volume as its snapshot.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct SnapshotFile {
+pub(crate) struct SnapshotFile {
     pub name: SnapshotName,
     /// Where it is, or would be once it is finished.
     pub path: PathBuf,
@@ -56,7 +57,7 @@ impl SnapshotFile {
 }
 
 /// The place of a snapshot. Refuses a name that this node would not choose, or that no file can have.
-pub(super) fn place_of(volume: &Path, name: &SnapshotName) -> Result<PathBuf, VolumeError> {
+pub(crate) fn place_of(volume: &Path, name: &SnapshotName) -> Result<PathBuf, VolumeError> {
     let mut file_name = volume.file_name().map(OsString::from).unwrap_or_default();
     file_name.push(MARK);
     file_name.push(name.as_str());
@@ -74,7 +75,7 @@ pub(super) fn place_of(volume: &Path, name: &SnapshotName) -> Result<PathBuf, Vo
 }
 
 /// A volume's snapshots, finished or not, in the order of their times. The volume need not be there.
-pub(super) fn of(staging: &Staging, volume: &Path) -> Result<Vec<SnapshotFile>, VolumeError> {
+pub(crate) fn of(staging: &Staging, volume: &Path) -> Result<Vec<SnapshotFile>, VolumeError> {
     let directory = directory_of(volume);
     let entries = match staging.disk().list(directory) {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
