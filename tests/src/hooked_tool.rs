@@ -28,6 +28,9 @@ pub enum Step {
     SnapshotCreate,
     SnapshotApply,
     SnapshotDelete,
+    KeepTables,
+    PutBackTables,
+    DiscardFreed,
 }
 
 pub trait Hook: Send + Sync + Debug {
@@ -121,5 +124,24 @@ impl<Tool: ImageTool, Hooked: Hook> ImageTool for HookedTool<Tool, Hooked> {
 
     fn snapshot_delete(&self, image: &Path, name: &str, cx: &HandlerCx<'_>) -> Result<(), ToolError> {
         self.around(Step::SnapshotDelete, image, |tool| tool.snapshot_delete(image, name, cx))
+    }
+
+    fn keep_tables(
+        &self,
+        image: &Path,
+        id: &str,
+        into: &Path,
+        most_bytes: u64,
+        cx: &HandlerCx<'_>,
+    ) -> Result<bool, ToolError> {
+        self.around(Step::KeepTables, image, |tool| tool.keep_tables(image, id, into, most_bytes, cx))
+    }
+
+    fn put_back_tables(&self, image: &Path, from: &Path, cx: &HandlerCx<'_>) -> Result<(), ToolError> {
+        self.around(Step::PutBackTables, image, |tool| tool.put_back_tables(image, from, cx))
+    }
+
+    fn discard_freed(&self, image: &Path, since: &Path, cx: &HandlerCx<'_>) -> Result<(), ToolError> {
+        self.around(Step::DiscardFreed, image, |tool| tool.discard_freed(image, since, cx))
     }
 }

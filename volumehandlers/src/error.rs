@@ -154,6 +154,23 @@ pub enum ToolError {
 
     #[error("{program} answered what cannot be read: {reason}")]
     Unreadable { program: String, reason: String },
+
+    /// Of what is done to an image without a program.
+    #[error("{what}")]
+    Io { what: &'static str, source: io::Error },
+}
+
+impl ToolError {
+    /// A file call's error.
+    pub fn from_io(what: &'static str, source: io::Error) -> Self {
+        if is_no_space(&source) {
+            return ToolError::NoSpace { stderr: format!("{what}: {source}") };
+        }
+        match source.kind() {
+            io::ErrorKind::NotFound => ToolError::Missing { stderr: format!("{what}: {source}") },
+            _ => ToolError::Io { what, source },
+        }
+    }
 }
 
 impl VolumeError {
@@ -244,7 +261,7 @@ impl VolumeError {
             | VolumeError::Io { .. } => true,
             // A tool that ran and failed for no known reason may have met a passing I/O error.
             VolumeError::Tool { source, .. } => {
-                matches!(source, ToolError::CannotRun { .. } | ToolError::Failed { .. })
+                matches!(source, ToolError::CannotRun { .. } | ToolError::Failed { .. } | ToolError::Io { .. })
             }
             VolumeError::Zfs { source, .. } => source.is_transient(),
             VolumeError::Unsupported { .. }

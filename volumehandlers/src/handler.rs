@@ -80,6 +80,34 @@ pub trait VolumeHandler: Send + Sync + Debug {
         cx: &HandlerCx<'_>,
     ) -> Result<Ensured<SnapshotMeta>, VolumeError>;
 
+    /// Cuts a snapshot of that name for the case that a rollback to `to`, which comes next, has to be undone: to roll back to it
+    /// gives the content of now, however far the rollback to `to` came. For nothing else, and no longer than until something else
+    /// changes the volume, so that a backend may do with less than a snapshot. Durable after `Ok`; there already, it may be cut
+    /// afresh, which is right only before that rollback begins. It is listed and deleted as any other, and in the end goes by
+    /// [`VolumeHandler::drop_safety_snapshot`].
+    ///
+    /// A crash in the middle leaves what one in [`VolumeHandler::create_snapshot`] leaves.
+    fn create_safety_snapshot(
+        &self,
+        volume: &Path,
+        name: &SnapshotName,
+        _to: &SnapshotName,
+        cx: &HandlerCx<'_>,
+    ) -> Result<(), VolumeError> {
+        self.create_snapshot(volume, name, cx).map(drop)
+    }
+
+    /// Deletes a safety snapshot when the rollback is over, done or undone, and gives back the room that it has freed, if it can. To one
+    /// that was given up in the middle this must not be done: [`VolumeHandler::delete_snapshot`] leaves room as it is.
+    fn drop_safety_snapshot(
+        &self,
+        volume: &Path,
+        name: &SnapshotName,
+        cx: &HandlerCx<'_>,
+    ) -> Result<(), VolumeError> {
+        self.delete_snapshot(volume, name, cx).map(drop)
+    }
+
     /// Makes the volume's content and size equal the snapshot's, durably; the snapshot stays, and so do newer
     /// ones. Always does the work again, and says `Changed`.
     ///

@@ -42,6 +42,11 @@ impl SnapshotName {
         SnapshotName(format!("{PREFIX}{}-{of}", at.format(TIME_FORMAT)))
     }
 
+    /// True for a name that [`SnapshotName::choose_safety`] gives.
+    pub fn is_safety(&self) -> bool {
+        self.0.strip_prefix(PREFIX).is_some_and(|rest| rest.starts_with(SAFETY))
+    }
+
     /// The same for the safety snapshot of a rollback.
     pub fn choose_safety(of: &impl fmt::Display, at: &Timestamp) -> Self {
         SnapshotName(format!("{PREFIX}{SAFETY}{}-{of}", at.format(TIME_FORMAT)))
@@ -106,6 +111,7 @@ mod tests {
         assert!(name.is_ours() && SnapshotName::parse(name.as_str()).is_ok());
         let safety = SnapshotName::choose_safety(&"11111111-2222-3333-4444-555555555555", &at);
         assert_ne!(safety, name);
+        assert!(safety.is_safety() && !name.is_safety());
         assert_eq!((name.chosen_at(), safety.chosen_at()), (Some(at), Some(at)));
         for text in ["daily", "holdfast-s", "holdfast-x-y", "holdfast-99999999T000000Z-y"] {
             assert_eq!(SnapshotName::parse(text).expect("a name").chosen_at(), None, "{text}");

@@ -1,4 +1,5 @@
-//! The seam to qemu-img: one method is one process, so that a simulation can cut the power between any two.
+//! The seam to qemu-img: one method is one process, or one passage over the image's tables, so that a simulation can cut the power
+//! between any two.
 //!
 //! What an implementation promises, and no more:
 //!
@@ -63,11 +64,31 @@ pub trait ImageTool: Send + Sync + Debug {
     /// Cuts an internal snapshot; also when there is one of that name.
     fn snapshot_create(&self, image: &Path, name: &str, cx: &HandlerCx<'_>) -> Result<(), ToolError>;
 
-    /// Overwrites the active content with a snapshot's, found by id and, failing that, by name.
+    /// Overwrites the active content with a snapshot's, found by id and, failing that, by name. What it frees keeps its bytes:
+    /// nothing is given back to the file system.
     fn snapshot_apply(&self, image: &Path, id_or_name: &str, cx: &HandlerCx<'_>) -> Result<(), ToolError>;
 
     /// Removes the first snapshot of that name.
     fn snapshot_delete(&self, image: &Path, name: &str, cx: &HandlerCx<'_>) -> Result<(), ToolError>;
+
+    /// Copies what applying the snapshot of this id will change into a file that is there and empty, in a form of the tool's own;
+    /// flushes neither. False, and nothing is copied, if that is not known of this image, or is more than `most_bytes`.
+    fn keep_tables(
+        &self,
+        image: &Path,
+        id: &str,
+        into: &Path,
+        most_bytes: u64,
+        cx: &HandlerCx<'_>,
+    ) -> Result<bool, ToolError>;
+
+    /// Makes the image what it was at [`ImageTool::keep_tables`], however far an apply came; if nothing else has changed it since. A
+    /// copy that is damaged is [`ToolError::NotAnImage`], and nothing is written by it.
+    fn put_back_tables(&self, image: &Path, from: &Path, cx: &HandlerCx<'_>) -> Result<(), ToolError>;
+
+    /// Gives back to the file system what the image has come to use no more since the copy was made. From then on that copy is good
+    /// for nothing.
+    fn discard_freed(&self, image: &Path, since: &Path, cx: &HandlerCx<'_>) -> Result<(), ToolError>;
 }
 
 /// Whether a look at an image may happen while another process writes to it.

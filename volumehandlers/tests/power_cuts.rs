@@ -144,6 +144,129 @@ fn a_rollback_applied_again_gives_the_snapshot_also_after_a_torn_one() {
     assert!(torn.get() > 0, "the fake tears, or this test tells nothing");
 }
 
+/// Also what the guest wrote last and did not flush: what is kept leads to nothing that a cut may take away.
+#[test]
+fn a_rollback_that_was_cut_anywhere_is_undone() {
+    let safe = |handler: &dyn VolumeHandler, volume: &Path| {
+        handler.create_safety_snapshot(volume, &name("safety-old"), &name("old"), &CX())
+    };
+    for tables in [true, false] {
+        for call in 1.. {
+            let (fixture, volume) = prepared();
+            if !tables {
+                fixture.fake_tool().keep_no_tables();
+            }
+            fixture.write(&volume, 4, 7);
+            let before = fixture.content(&volume);
+            safe(fixture.handler().as_ref(), &volume).expect("safe");
+            fixture.mem_disk().cut_power_at(call);
+            let done = roll_back(fixture.handler().as_ref(), &volume);
+            fixture.mem_disk().crash();
+            fixture.fake_tool().forget_holds();
+            let (handler, back) = (fixture.handler(), name("safety-old"));
+            handler.rollback_to_snapshot(&volume, &back, &BTreeSet::new(), &CX()).expect("undone");
+            fixture.mem_disk().crash();
+            assert_eq!(fixture.content(&volume), before, "tables {tables}, cut at call {call}");
+            handler.delete_snapshot(&volume, &back, &CX()).expect("tidied");
+            handler.repair(&volume, &CX()).expect("repaired");
+            fixture.mem_disk().crash();
+            assert_eq!(names(&fixture, &volume), ["holdfast-old"]);
+            assert_eq!(fixture.content(&volume), before, "tables {tables}, cut at call {call}");
+            if done.is_ok() {
+                assert!(call > 3, "the rollback is made of calls");
+                break;
+            }
+        }
+    }
+}
+
+/// The first try kept tables; the second found no room for that, and cut inside: then the tables are of another image.
+#[test]
+fn what_an_earlier_try_kept_is_not_what_a_later_one_falls_back_to() {
+    let (fixture, volume) = prepared();
+    let before = fixture.content(&volume);
+    let (handler, safety) = (fixture.handler(), name("safety-old"));
+    let make_safe = || handler.create_safety_snapshot(&volume, &safety, &name("old"), &CX()).expect("safe");
+    make_safe();
+    fixture.fake_tool().keep_no_tables();
+    make_safe();
+    for _ in 0..2 {
+        roll_back(handler.as_ref(), &volume).expect("rolled back");
+        handler.rollback_to_snapshot(&volume, &safety, &BTreeSet::new(), &CX()).expect("undone");
+        assert_eq!(fixture.content(&volume), before);
+    }
+    assert_eq!(names(&fixture, &volume), ["holdfast-old", "holdfast-safety-old"], "one, and inside");
+}
+
+/// The World's seed 1000054: the copy was removed, the directory could not be synced, the next try found nothing to remove, and a cut
+/// brought it back.
+#[test]
+fn what_is_dropped_stays_away_whichever_call_failed_first() {
+    let (safety, mut calls) = (name("safety-old"), 4);
+    let mut failed = 0;
+    for call in 1.. {
+        let (fixture, volume) = prepared();
+        let handler = fixture.handler();
+        handler.create_safety_snapshot(&volume, &safety, &name("old"), &CX()).expect("safe");
+        let begun = fixture.mem_disk().call_count();
+        fixture.mem_disk().fail_at(call, io::ErrorKind::Other);
+        match handler.drop_safety_snapshot(&volume, &safety, &CX()) {
+            Ok(()) => calls = fixture.mem_disk().call_count() - begun,
+            Err(error) => {
+                failed += 1;
+                assert_eq!(error.volume(), volume, "call {call} failed: {error}");
+                handler.drop_safety_snapshot(&volume, &safety, &CX()).expect("dropped");
+            }
+        }
+        fixture.mem_disk().crash();
+        assert_eq!(names(&fixture, &volume), ["holdfast-old"], "call {call} failed");
+        if call > calls {
+            break;
+        }
+    }
+    assert!(failed > 3, "{failed} failures were told");
+}
+
+/// What leaks may be in use again when the tables are put back.
+#[test]
+fn leaks_are_not_mended_while_a_rollback_may_be_undone() {
+    let (fixture, volume) = prepared();
+    let (handler, safety) = (fixture.handler(), name("safety-old"));
+    handler.create_safety_snapshot(&volume, &safety, &name("old"), &CX()).expect("safe");
+    fixture.leak(&volume);
+    assert_eq!(handler.repair(&volume, &CX()).expect("looked").into_inner().leaked_clusters, 0);
+    handler.drop_safety_snapshot(&volume, &safety, &CX()).expect("dropped");
+    assert!(handler.repair(&volume, &CX()).expect("mended").into_inner().leaked_clusters > 0);
+}
+
+#[test]
+fn a_safety_snapshot_that_was_cut_off_is_made_by_the_next_try() {
+    for call in 1.. {
+        let (fixture, volume) = prepared();
+        let before = fixture.content(&volume);
+        let safe = |fixture: &FakeFixture| {
+            let handler = fixture.handler();
+            handler.create_safety_snapshot(&volume, &name("safety-old"), &name("old"), &CX())
+        };
+        fixture.mem_disk().cut_power_at(call);
+        let done = safe(&fixture);
+        fixture.mem_disk().crash();
+        fixture.fake_tool().forget_holds();
+        safe(&fixture).expect("safe");
+        fixture.mem_disk().crash();
+        assert_eq!(names(&fixture, &volume), ["holdfast-old", "holdfast-safety-old"], "cut at call {call}");
+        roll_back(fixture.handler().as_ref(), &volume).expect("rolled back");
+        let back = name("safety-old");
+        fixture.handler().rollback_to_snapshot(&volume, &back, &BTreeSet::new(), &CX()).expect("undone");
+        assert_eq!(fixture.content(&volume), before, "cut at call {call}");
+        fixture.handler().destroy(&volume, &CX()).expect("destroyed");
+        assert!(fixture.disk().list(fixture.directory()).expect("listed").is_empty(), "cut at call {call}");
+        if done.is_ok() {
+            break;
+        }
+    }
+}
+
 #[test]
 fn a_creation_that_was_cut_leaves_no_volume_or_a_whole_one() {
     for source in [None, Some(Format::Qcow2), Some(Format::Raw)] {
@@ -233,11 +356,24 @@ fn qemu_img_killed_at_any_moment_leaves_what_can_be_finished() {
             assert!(report.is_clean(), "[003] J4, round {round}: {report:?}");
             assert!(&fixture.content(&volume) == wanted, "round {round}");
         }
+        // And one that is killed and then undone, on content that it was not rolled back to.
+        fixture.write(&volume, u64::from(round) * 5, 3);
+        let newest = fixture.content(&volume);
+        let safety = name("safety-old");
+        handler.create_safety_snapshot(&volume, &safety, &name("old"), &CX()).expect("safe");
+        let stopped = BACK(&handler, &volume, &CX().with_step_limit(limit));
+        killed += u32::from(matches!(stopped, Err(VolumeError::TimedOut { .. })));
+        handler.rollback_to_snapshot(&volume, &safety, &BTreeSet::new(), &CX()).expect("undone");
+        handler.delete_snapshot(&volume, &safety, &CX()).expect("tidied");
+        let report = fixture.tool().check(&volume, Mend::Nothing, &CX()).expect("checked");
+        assert!(report.is_clean(), "nothing to repair, round {round}: {report:?}");
+        assert!(fixture.content(&volume) == newest, "round {round}");
+        BACK(&handler, &volume, &CX()).expect("rolled back");
         let left = handler.list_snapshots(&volume).expect("listed");
         assert_eq!(left.len(), 1, "{left:?}");
     }
     assert!(killed > 0, "nothing was ever killed");
-    eprintln!("{killed} of {} steps were killed", 3 * ROUNDS);
+    eprintln!("{killed} of {} steps were killed", 4 * ROUNDS);
 }
 
 /// A step on this image takes less than that here.

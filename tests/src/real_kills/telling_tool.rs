@@ -34,6 +34,9 @@ fn say(what: &str, step: Step) {
         Step::SnapshotCreate => "cut",
         Step::SnapshotApply => "apply",
         Step::SnapshotDelete => "delete",
+        Step::KeepTables => "keep",
+        Step::PutBackTables => "put-back",
+        Step::DiscardFreed => "discard",
         Step::Create | Step::Convert | Step::WriteDevice | Step::Resize | Step::Info | Step::Check => return,
     };
     // Nobody to tell: the supervisor is gone, and this process soon is.

@@ -47,5 +47,8 @@ fn traced(step: Step) -> &'static str {
         Step::SnapshotCreate => "snapshot -c",
         Step::SnapshotApply => "snapshot -a",
         Step::SnapshotDelete => "snapshot -d",
+        Step::KeepTables => "keep tables",
+        Step::PutBackTables => "put tables back",
+        Step::DiscardFreed => "discard what is free",
     }
 }

@@ -110,10 +110,23 @@ fn flaw_of_qcow2(header: &[u8], features: u64, length_bytes: u64) -> Option<&'st
 /// The snapshots in the order of the table, which is that of making. A table that ends too early or makes no sense is an
 /// error of the kind `InvalidData`: an image that QEMU would not open either.
 pub(crate) fn snapshots(path: &Path, header: &Qcow2Header) -> io::Result<Vec<ImageSnapshot>> {
-    let mut file = File::open(path)?;
-    file.seek(SeekFrom::Start(header.snapshots_offset))?;
-    let mut table = io::BufReader::new(file);
-    (0..header.snapshot_count)
+    let entries = snapshots_in(&File::open(path)?, header.snapshot_count, header.snapshots_offset)?;
+    Ok(entries.into_iter().map(|entry| entry.snapshot).collect())
+}
+
+/// A snapshot with the place of its table of tables (L1).
+#[derive(Debug)]
+pub(super) struct SnapshotEntry {
+    pub snapshot: ImageSnapshot,
+    pub l1_offset: u64,
+    pub l1_entries: u32,
+}
+
+/// As [`snapshots`].
+pub(super) fn snapshots_in(mut image: &File, count: u32, offset: u64) -> io::Result<Vec<SnapshotEntry>> {
+    image.seek(SeekFrom::Start(offset))?;
+    let mut table = io::BufReader::new(image);
+    (0..count)
         .map(|_| {
             read_snapshot(&mut table).map_err(|error| match error.kind() {
                 io::ErrorKind::UnexpectedEof => io::ErrorKind::InvalidData.into(),
@@ -136,7 +149,7 @@ pub(crate) fn flaw_of_vmdk(path: &Path) -> io::Result<Option<&'static str>> {
 
 /// One entry of the table: fixed part, extra data (the size is its second number), id, name, padding to 8 bytes.
 /// The last entry's padding may be missing where the file ends.
-fn read_snapshot(table: &mut impl Read) -> io::Result<ImageSnapshot> {
+fn read_snapshot(table: &mut impl Read) -> io::Result<SnapshotEntry> {
     let mut fixed = [0; 40];
     table.read_exact(&mut fixed)?;
     let id_bytes = usize::from(u16::from_be_bytes(array_at(&fixed, 12)));
@@ -154,13 +167,14 @@ fn read_snapshot(table: &mut impl Read) -> io::Result<ImageSnapshot> {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let created_at = DateTime::from_timestamp(i64::from(u32_at(&fixed, 16)), u32_at(&fixed, 20));
     let vm_state_in_short = u64::from(u32_at(&fixed, 32));
-    Ok(ImageSnapshot {
+    let snapshot = ImageSnapshot {
         id: text(id),
         name: text(name),
         created_at: created_at.unwrap_or_default(),
         size_bytes: (extra_bytes >= 16).then(|| u64_at(extra, 8)),
         vm_state_size_bytes: if extra_bytes >= 8 { u64_at(extra, 0) } else { vm_state_in_short },
-    })
+    };
+    Ok(SnapshotEntry { snapshot, l1_offset: u64_at(&fixed, 0), l1_entries: u32_at(&fixed, 8) })
 }
 
 fn backing_file(file: &File, offset: u64, len_bytes: u32) -> io::Result<Option<String>> {
@@ -189,11 +203,11 @@ fn array_at<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
     array
 }
 
-fn u32_at(bytes: &[u8], at: usize) -> u32 {
+pub(super) fn u32_at(bytes: &[u8], at: usize) -> u32 {
     u32::from_be_bytes(array_at(bytes, at))
 }
 
-fn u64_at(bytes: &[u8], at: usize) -> u64 {
+pub(super) fn u64_at(bytes: &[u8], at: usize) -> u64 {
     u64::from_be_bytes(array_at(bytes, at))
 }
 

@@ -7,15 +7,17 @@
 //!
 //! **Who writes.** QEMU and qemu-img hold a lock (`F_OFD_SETLK`) on one byte of the image for each thing they do to it, at
 //! 100 and the thing's number: 1 is writing, 3 is changing the size (QEMU, "disk image file locking" and its `file-posix`
-//! driver). A lock on either of these two is somebody who writes. Nothing is locked here: what comes after the look locks for itself.
+//! driver), and one at 200 and the number for each that nobody else may do. A lock on either of these two is somebody who writes. A
+//! look locks nothing: what comes after it locks for itself.
 //!
 //! **A look while somebody writes** ([`Access::Shared`]) may find the table of snapshots moved between header and table. It is taken
 //! again then, a few times.
 
 #![allow(clippy::disallowed_methods, reason = "part of the ImageTool seam: it looks at real images")]
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io;
+use std::ops::Deref;
 use std::path::Path;
 
 use nix::fcntl::{FcntlArg, fcntl};
@@ -28,6 +30,8 @@ use crate::tool::{Access, ImageInfo, ImageSnapshot};
 
 /// The bytes whose locks say that the image is written to, or that its size is changed.
 const WRITING: [i64; 2] = [101, 103];
+/// And those that say that nobody else may do so.
+const REFUSING_WRITERS: [i64; 2] = [201, 203];
 const LOOKS: usize = 5;
 
 /// As [`crate::ImageTool::info`].
@@ -37,7 +41,7 @@ pub(super) fn at_qcow2(image: &Path, access: Access) -> Result<ImageInfo, ToolEr
         return Ok(told(header, Vec::new()));
     }
     if access == Access::Exclusive && is_written(image).map_err(unreadable_file)? {
-        return Err(ToolError::Locked { stderr: "another process has it open for writing".to_owned() });
+        return Err(in_use());
     }
     for _ in 1..LOOKS {
         let found = header::snapshots(image, &header);
@@ -81,24 +85,79 @@ fn sound_header(image: &Path) -> Result<Qcow2Header, ToolError> {
     }
 }
 
+/// The image, open for reading and writing, and kept from everybody else who writes as QEMU keeps it: whoever comes finds it locked.
+#[derive(Debug)]
+pub(super) struct Held(File);
+
+impl Held {
+    pub fn new(image: &Path) -> Result<Self, ToolError> {
+        let file = OpenOptions::new().read(true).write(true).open(image).map_err(unreadable_file)?;
+        let held = Held(file);
+        held.set(libc::F_RDLCK).map_err(unreadable_file)?;
+        // Two who come at once both see the other one.
+        match is_locked_by_another(&held.0, held_bytes()) {
+            Ok(false) => Ok(held),
+            Ok(true) => Err(in_use()),
+            Err(error) => Err(unreadable_file(error)),
+        }
+    }
+
+    fn set(&self, kind: libc::c_int) -> io::Result<()> {
+        held_bytes().try_for_each(|byte| {
+            fcntl(&self.0, FcntlArg::F_OFD_SETLK(&one_byte(byte, kind)))?;
+            Ok(())
+        })
+    }
+}
+
+impl Deref for Held {
+    type Target = File;
+
+    fn deref(&self) -> &File {
+        &self.0
+    }
+}
+
+impl Drop for Held {
+    /// A process that is just being started has the file open as well, for a moment longer.
+    fn drop(&mut self) {
+        let _ = self.set(libc::F_UNLCK);
+    }
+}
+
+fn held_bytes() -> impl Iterator<Item = i64> {
+    WRITING.into_iter().chain(REFUSING_WRITERS)
+}
+
+fn in_use() -> ToolError {
+    ToolError::Locked { stderr: "another process has it open for writing".to_owned() }
+}
+
 /// Whether any other process (or any other opening of it in this one) holds the image for writing.
 fn is_written(image: &Path) -> io::Result<bool> {
-    let file = File::open(image)?;
-    for byte in WRITING {
+    is_locked_by_another(&File::open(image)?, WRITING.into_iter())
+}
+
+fn is_locked_by_another(file: &File, bytes: impl Iterator<Item = i64>) -> io::Result<bool> {
+    for byte in bytes {
         // Asks which lock would keep this one from being taken; the kernel answers in the same place.
-        let mut lock = libc::flock {
-            l_type: libc::F_WRLCK as libc::c_short,
-            l_whence: libc::SEEK_SET as libc::c_short,
-            l_start: byte,
-            l_len: 1,
-            l_pid: 0,
-        };
-        fcntl(&file, FcntlArg::F_OFD_GETLK(&mut lock))?;
+        let mut lock = one_byte(byte, libc::F_WRLCK);
+        fcntl(file, FcntlArg::F_OFD_GETLK(&mut lock))?;
         if lock.l_type != libc::F_UNLCK as libc::c_short {
             return Ok(true);
         }
     }
     Ok(false)
+}
+
+fn one_byte(byte: i64, kind: libc::c_int) -> libc::flock {
+    libc::flock {
+        l_type: kind as libc::c_short,
+        l_whence: libc::SEEK_SET as libc::c_short,
+        l_start: byte,
+        l_len: 1,
+        l_pid: 0,
+    }
 }
 
 #[cfg(test)]
@@ -206,9 +265,33 @@ mod tests {
             let looked = at_qcow2(&image, Access::Exclusive);
             assert_eq!(matches!(looked, Err(ToolError::Locked { .. })), writes, "{flags:?}: {looked:?}");
             assert!(at_qcow2(&image, Access::Shared).is_ok(), "{flags:?}");
+            // QEMU's readers let nobody write either.
+            assert!(matches!(Held::new(&image), Err(ToolError::Locked { .. })), "{flags:?}");
             drop(orders);
             holder.wait().expect("it ends with its orders");
         }
+    }
+
+    #[test]
+    fn an_image_that_is_held_is_opened_by_nobody_who_writes() {
+        if tool_is_missing() {
+            return;
+        }
+        let folder = tempfile::tempdir().expect("a folder");
+        let image = folder.path().join("volume.qcow2");
+        qemu_img(&["create", "-q", "-f", "qcow2", "-o", "size=1M"], &image);
+        let opens = |flags: &[&str]| {
+            let mut order = Command::new("qemu-io");
+            order.args(flags).args(["-f", "qcow2", "-c", "length"]).arg(&image);
+            order.output().expect("qemu-io runs").status.success()
+        };
+        let first = Held::new(&image).expect("held");
+        assert!(matches!(Held::new(&image), Err(ToolError::Locked { .. })), "by one at a time");
+        assert!(!opens(&[]), "QEMU finds it locked");
+        assert!(matches!(at_qcow2(&image, Access::Exclusive), Err(ToolError::Locked { .. })));
+        drop(first);
+        assert!(opens(&[]));
+        assert!(Held::new(&image).is_ok());
     }
 
     #[test]

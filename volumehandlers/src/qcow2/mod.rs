@@ -6,6 +6,10 @@
 //!                              ─▶ several: none was ever acknowledged ─▶ -d each ─▶ -c …
 //!   rollback_to_snapshot  list ─▶ exactly one ─▶ -a by id ─▶ sync ─▶ size is the snapshot's
 //!   delete_snapshot       list ─▶ while listed: -d ─▶ list again ─▶ sync
+//!   create_safety_…       sync ─▶ the tables that -a will change copied to <volume>~<name>, synced, renamed, synced
+//!                              ─▶ not known which, or no room for them: as create_snapshot
+//!   … rolled back to      the tables written back ─▶ sync
+//!   … dropped             what -a freed given back to the file system ─▶ <volume>~<name> removed, synced
 //!   repair                check ─▶ leaks ─▶ check -r leaks ─▶ check … ─▶ clean, or damaged
 //! ```
 //!
@@ -15,6 +19,11 @@
 //! overwrites the active table in place, then counts the old ones down: cut off, the active content may be
 //! neither, no cluster in use has lost its count, and the same `-a` again gives the snapshot's content. So leaks
 //! (and the "copied" flags that follow from wrong counts) are all there is to mend.
+//!
+//! **Safety snapshots** ([`VolumeHandler::create_safety_snapshot`]) are copies of tables where they can be (`kept.rs`, `tables.rs`): a
+//! rollback is one run of qemu-img then and not three, and one walk through the image's tables in the place of three. The image is synced
+//! before its tables are copied, so that after a power cut they lead to nothing that was lost with it. As long as there is such a copy,
+//! nothing else may change the image: no leaks are mended, and what fails is not tidied after.
 //!
 //! **Why the file is synced after qemu-img did.** It flushes when it closes the image but its exit status does
 //! not tell whether that last flush succeeded; and the names of new files are never its business. A second sync
@@ -27,19 +36,22 @@
 //! Deliberately absent: snapshots of a running guest (that is QMP's), and backing files.
 
 mod header;
+mod kept;
 mod limit;
 mod look;
 mod populate;
 mod qemu_img;
+mod tables;
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use holdfast_persist::Disk;
 use holdfast_types::volume::Format;
-use holdfast_types::{AgreedSnapshot, Blocker};
+use holdfast_types::{AgreedSnapshot, Blocker, error_chain};
 
+use crate::beside::{self, SnapshotFile};
 use crate::context::HandlerCx;
 use crate::error::{ToolError, VolumeError};
 use crate::handler::{
@@ -144,6 +156,54 @@ impl Qcow2Handler {
         Err(VolumeError::NotConfirmed { volume: volume.to_path_buf(), what })
     }
 
+    /// The copy of tables that stands for the safety snapshot of that name, if there is one. A name that no file can have has none.
+    fn kept(&self, volume: &Path, name: &SnapshotName) -> Result<Option<PathBuf>, VolumeError> {
+        let Ok(place) = beside::place_of(volume, name) else { return Ok(None) };
+        Ok(self.staging.exists_at(volume, &place)?.then_some(place))
+    }
+
+    /// False where the tables cannot be told or do not fit.
+    fn keep_tables(
+        &self,
+        volume: &Path,
+        place: &Path,
+        to: &ImageSnapshot,
+        cx: &HandlerCx<'_>,
+    ) -> Result<bool, VolumeError> {
+        self.staging.sync(volume)?;
+        let room = self.staging.space_for(volume, METADATA_RESERVE_BYTES)?;
+        let most_bytes = room.free_bytes.saturating_sub(room.needed_bytes);
+        self.staging.build_if(volume, place, |temporary| {
+            match self.tool.keep_tables(volume, &to.id, temporary, most_bytes, cx) {
+                Err(ToolError::NoSpace { .. }) => Ok(false),
+                kept => kept.map_err(|e| VolumeError::from_tool(volume, "copying the image's tables", e)),
+            }
+        })
+    }
+
+    /// Also when it is not there: whoever removed it may have died before it was durable.
+    fn remove_kept(&self, volume: &Path, name: &SnapshotName) -> Result<(), VolumeError> {
+        match beside::place_of(volume, name) {
+            Ok(place) if name.is_safety() => self.staging.remove_at(volume, &place),
+            _ => Ok(()),
+        }
+    }
+
+    fn put_back(
+        &self,
+        volume: &Path,
+        kept: &Path,
+        cx: &HandlerCx<'_>,
+    ) -> Result<Ensured<VolumeFacts>, VolumeError> {
+        self.tool
+            .put_back_tables(volume, kept, cx)
+            .map_err(|e| VolumeError::from_tool(volume, "putting the image's tables back", e))?;
+        self.staging.sync(volume)?;
+        let info = self.sound_info(volume, Access::Exclusive)?;
+        tracing::info!(volume = %volume.display(), kept = %kept.display(), "tables put back");
+        Ok(Ensured::Changed(facts_of(&info)))
+    }
+
     fn cut(
         &self,
         volume: &Path,
@@ -188,6 +248,10 @@ impl VolumeHandler for Qcow2Handler {
         let there = self.staging.exists(volume)?;
         if there && let Err(locked @ VolumeError::Locked { .. }) = self.info(volume, Access::Exclusive) {
             return Err(locked);
+        }
+        // Before the volume: alone they would be nobody's.
+        for one in beside::of(&self.staging, volume)? {
+            self.staging.remove_at(volume, &one.path)?;
         }
         // Also when it is not there: whoever removed it may have died before it was durable.
         self.staging.remove(volume)?;
@@ -256,6 +320,50 @@ impl VolumeHandler for Qcow2Handler {
         Ok(Ensured::Changed(meta))
     }
 
+    fn create_safety_snapshot(
+        &self,
+        volume: &Path,
+        name: &SnapshotName,
+        to: &SnapshotName,
+        cx: &HandlerCx<'_>,
+    ) -> Result<(), VolumeError> {
+        refuse_foreign(volume, name)?;
+        let info = self.sound_info(volume, Access::Exclusive)?;
+        let target = only_named(volume, &info, to)?;
+        let place = beside::place_of(volume, name)?;
+        // Of an earlier try, and not what this one falls back to.
+        if self.staging.exists_at(volume, &place)? {
+            self.staging.remove_at(volume, &place)?;
+        }
+        // One that an earlier try has cut inside stays the one.
+        if named(&info, name).count() == 0 && self.keep_tables(volume, &place, target, cx)? {
+            tracing::info!(volume = %volume.display(), %name, "tables kept");
+            return Ok(());
+        }
+        self.create_snapshot(volume, name, cx).map(drop)
+    }
+
+    fn drop_safety_snapshot(
+        &self,
+        volume: &Path,
+        name: &SnapshotName,
+        cx: &HandlerCx<'_>,
+    ) -> Result<(), VolumeError> {
+        let is_there = self.staging.exists(volume)?;
+        if let Some(kept) = self.kept(volume, name)?
+            && is_there
+            && let Err(error) = self.tool.discard_freed(volume, &kept, cx)
+        {
+            // The copy goes all the same: the guest may run again before it could be tried again, and what is free stays the image's.
+            tracing::warn!(volume = %volume.display(), error = error_chain(&error), "nothing is given back");
+        }
+        self.remove_kept(volume, name)?;
+        if is_there && named(&self.info(volume, Access::Shared)?, name).count() > 0 {
+            self.delete_snapshot(volume, name, cx)?;
+        }
+        Ok(())
+    }
+
     fn rollback_to_snapshot(
         &self,
         volume: &Path,
@@ -263,6 +371,12 @@ impl VolumeHandler for Qcow2Handler {
         _agreed: &BTreeSet<AgreedSnapshot>,
         cx: &HandlerCx<'_>,
     ) -> Result<Ensured<VolumeFacts>, VolumeError> {
+        // Whatever else the image says of itself, for it may be half written. One inside was cut later: by an earlier release.
+        if let Some(kept) = self.kept(volume, name)?
+            && named(&self.info(volume, Access::Exclusive)?, name).count() == 0
+        {
+            return self.put_back(volume, &kept, cx);
+        }
         let info = self.sound_info(volume, Access::Exclusive)?;
         let target = only_named(volume, &info, name)?;
         // By id: among names, another's id could come first.
@@ -282,17 +396,21 @@ impl VolumeHandler for Qcow2Handler {
         name: &SnapshotName,
         cx: &HandlerCx<'_>,
     ) -> Result<Ensured<()>, VolumeError> {
-        if !self.staging.exists(volume)? {
+        let mut there = self.kept(volume, name)?.is_some();
+        if self.staging.exists(volume)? {
+            let info = self.info(volume, Access::Exclusive)?;
+            if named(&info, name).count() > 0 {
+                self.remove_all_named(volume, name, info, cx)?;
+                there = true;
+            }
+            self.staging.sync(volume)?;
+        }
+        self.remove_kept(volume, name)?;
+        if !there {
             return Ok(Ensured::Unchanged(()));
         }
-        let info = self.info(volume, Access::Exclusive)?;
-        let there = named(&info, name).count() > 0;
-        if there {
-            self.remove_all_named(volume, name, info, cx)?;
-            tracing::info!(volume = %volume.display(), %name, "snapshot deleted");
-        }
-        self.staging.sync(volume)?;
-        Ok(if there { Ensured::Changed(()) } else { Ensured::Unchanged(()) })
+        tracing::info!(volume = %volume.display(), %name, "snapshot deleted");
+        Ok(Ensured::Changed(()))
     }
 
     /// A rollback is done in place.
@@ -313,13 +431,19 @@ impl VolumeHandler for Qcow2Handler {
 
     fn list_snapshots(&self, volume: &Path) -> Result<Vec<FoundSnapshot>, VolumeError> {
         let info = self.info(volume, Access::Shared)?;
-        Ok(info.snapshots.into_iter().map(found_of).collect())
+        let kept = beside::of(&self.staging, volume)?;
+        let kept = kept.iter().filter(|one| !one.unfinished).map(SnapshotFile::found);
+        // Its file's length says nothing of the guest's size.
+        let kept = kept.map(|found| FoundSnapshot { size_bytes: None, ..found });
+        Ok(info.snapshots.into_iter().map(found_of).chain(kept).collect())
     }
 
     fn repair(&self, volume: &Path, cx: &HandlerCx<'_>) -> Result<Ensured<Repaired>, VolumeError> {
         let removed_temporary = self.staging.remove_temporary(volume)?;
         refuse_flaws(volume, &self.info(volume, Access::Exclusive)?)?;
-        let leaked_clusters = self.mend_leaks(volume, cx)?;
+        // As long as tables may be put back, what leaks now may be in use then.
+        let may_be_put_back = beside::of(&self.staging, volume)?.iter().any(|one| !one.unfinished);
+        let leaked_clusters = if may_be_put_back { 0 } else { self.mend_leaks(volume, cx)? };
         self.staging.sync(volume)?;
         let repaired = Repaired { leaked_clusters, removed_temporary };
         if repaired == Repaired::default() {

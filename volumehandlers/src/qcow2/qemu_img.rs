@@ -24,6 +24,7 @@ use holdfast_types::volume::Format;
 use serde::Deserialize;
 
 use super::header;
+use super::kept;
 use super::limit;
 use super::look;
 use crate::context::HandlerCx;
@@ -102,7 +103,10 @@ impl QemuImg {
 
     fn snapshot(&self, flag: &str, name: &str, image: &Path, cx: &HandlerCx<'_>) -> Result<(), ToolError> {
         let file_bytes = length(image);
-        let opened = qcow2_with_counts(image, file_bytes);
+        let mut opened = qcow2_with_counts(image, file_bytes);
+        if flag == "-a" {
+            opened.push(",pass-discard-snapshot=off");
+        }
         let arguments = ["snapshot".into(), flag.into(), name.into(), "--image-opts".into(), opened];
         self.succeed(&arguments, limit::for_metadata(file_bytes), cx).map(drop)
     }
@@ -243,6 +247,28 @@ impl ImageTool for QemuImg {
 
     fn snapshot_delete(&self, image: &Path, name: &str, cx: &HandlerCx<'_>) -> Result<(), ToolError> {
         self.snapshot("-d", name, image, cx)
+    }
+
+    fn keep_tables(
+        &self,
+        image: &Path,
+        id: &str,
+        into: &Path,
+        most_bytes: u64,
+        cx: &HandlerCx<'_>,
+    ) -> Result<bool, ToolError> {
+        let held = look::Held::new(image)?;
+        kept::keep(&held, id, into, most_bytes, cx)
+    }
+
+    fn put_back_tables(&self, image: &Path, from: &Path, cx: &HandlerCx<'_>) -> Result<(), ToolError> {
+        let held = look::Held::new(image)?;
+        kept::put_back(&held, from, cx)
+    }
+
+    fn discard_freed(&self, image: &Path, since: &Path, cx: &HandlerCx<'_>) -> Result<(), ToolError> {
+        let held = look::Held::new(image)?;
+        kept::discard_freed(&held, since, cx)
     }
 }
 

@@ -4,6 +4,7 @@
 //! * an image that is held (a guest runs on it) is locked to everything but a shared look;
 //! * a snapshot is made and deleted in two steps, and a cut between them leaks;
 //! * a rollback is done in place, and a cut in the middle leaves content that is neither;
+//! * kept tables give back what was there before the rollback, and a mess if anything else came between;
 //! * nothing is durable before the file is synced, except what the real tool syncs in the middle of its work.
 //!
 //! Power cuts and I/O errors come from the disk below it; [`FakeImageTool::fail_next`] makes the tool itself fail.
@@ -48,12 +49,16 @@ pub enum Verb {
     SnapshotCreate,
     SnapshotApply,
     SnapshotDelete,
+    KeepTables,
+    PutBackTables,
+    DiscardFreed,
 }
 
 #[derive(Default)]
 struct State {
     failures: BTreeMap<Verb, VecDeque<ToolError>>,
     now: Timestamp,
+    knows_no_tables: bool,
 }
 
 impl fmt::Debug for FakeImageTool {
@@ -85,6 +90,11 @@ impl FakeImageTool {
         self.lock_state().failures.entry(verb).or_default().push_back(error);
     }
 
+    /// From now on no tables are kept, as if all images were of a kind that is not known so well.
+    pub fn keep_no_tables(&self) {
+        self.lock_state().knows_no_tables = true;
+    }
+
     /// The image, or the device, is in use until the guard is dropped.
     pub fn hold(&self, image: &Path) -> HeldImage {
         self.holds.take(image, self.open_device(image))
@@ -112,6 +122,7 @@ impl FakeImageTool {
     pub fn write(&self, image: &Path, block: u64, text: &str) -> Result<(), ToolError> {
         self.edit(image, |state| {
             state.blocks.insert(block, text.to_owned());
+            state.changes += 1;
         })
     }
 
@@ -186,6 +197,12 @@ impl FakeImageTool {
         self.append(image, end, whole).map(drop)
     }
 
+    fn kept_tables(&self, from: &Path) -> Result<FakeImage, ToolError> {
+        let bytes = self.disk.read(from).map_err(failed)?;
+        let damaged = || ToolError::NotAnImage { stderr: format!("{} is damaged", from.display()) };
+        decode(&bytes).map(|(kept, _)| kept).ok_or_else(damaged)
+    }
+
     fn replace(&self, image: &Path, state: &FakeImage) -> Result<(), ToolError> {
         if self.is_device(image) {
             return Err(refused(format!(
@@ -250,7 +267,10 @@ impl ImageTool for FakeImageTool {
     ) -> Result<(), ToolError> {
         self.begin(Verb::Resize, cx)?;
         self.refuse_held(image)?;
-        self.edit(image, |state| state.virtual_size_bytes = size_bytes)
+        self.edit(image, |state| {
+            state.virtual_size_bytes = size_bytes;
+            state.changes += 1;
+        })
     }
 
     fn info(&self, image: &Path, format: Format, access: Access) -> Result<ImageInfo, ToolError> {
@@ -297,6 +317,7 @@ impl ImageTool for FakeImageTool {
         let mut counted = before.clone();
         counted.leaks += 1;
         let mut whole = before;
+        whole.changes += 1;
         whole.snapshots.push(FakeSnapshot {
             id: whole.next_id(),
             name: name.to_owned(),
@@ -328,9 +349,53 @@ impl ImageTool for FakeImageTool {
         let (mut whole, end) = self.load_qcow2(image)?;
         let at = whole.snapshots.iter().position(|snapshot| snapshot.name == name);
         whole.snapshots.remove(at.ok_or_else(|| not_found(name))?);
+        whole.changes += 1;
         let mut unlisted = whole.clone();
         unlisted.leaks += 1;
         self.in_two_steps(image, end, &unlisted, &whole)
+    }
+
+    fn keep_tables(
+        &self,
+        image: &Path,
+        id: &str,
+        into: &Path,
+        most_bytes: u64,
+        cx: &HandlerCx<'_>,
+    ) -> Result<bool, ToolError> {
+        self.begin(Verb::KeepTables, cx)?;
+        self.refuse_held(image)?;
+        let (now, _) = self.load_qcow2(image)?;
+        let bytes = image_bytes(&now);
+        let is_of_size = |one: &FakeSnapshot| one.id == id && one.size_bytes == now.virtual_size_bytes;
+        let is_known = now.snapshots.iter().any(is_of_size) && !self.lock_state().knows_no_tables;
+        if !is_known || bytes.len() as u64 > most_bytes {
+            return Ok(false);
+        }
+        self.disk.write_at(into, 0, &bytes).map_err(failed)?;
+        Ok(true)
+    }
+
+    fn put_back_tables(&self, image: &Path, from: &Path, cx: &HandlerCx<'_>) -> Result<(), ToolError> {
+        self.begin(Verb::PutBackTables, cx)?;
+        self.refuse_held(image)?;
+        let (now, end) = self.load_qcow2(image)?;
+        let mut kept = self.kept_tables(from)?;
+        let mut half = now.clone();
+        half.blocks = torn(&now.blocks, &kept.blocks);
+        if now.changes != kept.changes {
+            // Its tables lead to what is something else's by now.
+            kept.blocks = half.blocks.clone();
+        }
+        self.in_two_steps(image, end, &half, &kept)
+    }
+
+    fn discard_freed(&self, image: &Path, since: &Path, cx: &HandlerCx<'_>) -> Result<(), ToolError> {
+        self.begin(Verb::DiscardFreed, cx)?;
+        self.refuse_held(image)?;
+        self.kept_tables(since)?;
+        // Nothing that a guest or a check would see; but no way back any more.
+        self.edit(image, |state| state.changes += 1)
     }
 }
 

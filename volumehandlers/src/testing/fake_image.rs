@@ -31,6 +31,9 @@ pub struct FakeImage {
     pub corruptions: u64,
     pub marked_corrupt: bool,
     pub backing_file: Option<String>,
+    /// By anybody but a rollback and a check: from one number to the next, tables have moved.
+    #[serde(default)]
+    pub changes: u64,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,6 +56,7 @@ impl FakeImage {
             corruptions: 0,
             marked_corrupt: false,
             backing_file: None,
+            changes: 0,
         }
     }
 
