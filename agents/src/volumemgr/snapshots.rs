@@ -415,8 +415,12 @@ impl Volumemgr {
         }
     }
 
-    /// While snapshots go from one incarnation to another, nobody else looks for them on either ([004] M3); and they do not go
-    /// before whoever is at it has ended, or the volume's own row is there.
+    /// Where one snapshot's step waits for another's on the same volume:
+    ///
+    /// * a rollback that may have to be undone finds what it left: nobody else comes to it before it is over (steps ordered earlier on
+    ///   one volume are done earlier); of two, the first goes on;
+    /// * while snapshots go from one incarnation to another, nobody else looks for them on either ([004] M3); and they do not go
+    ///   before whoever is at it has ended, or the volume's own row is there.
     fn is_kept_from(
         &self,
         intent: &SnapshotIntent,
@@ -424,22 +428,30 @@ impl Volumemgr {
         step: VolumeStep,
         cx: &Ctx<Self>,
     ) -> bool {
-        let is_of_volume = |other: &SnapshotIntent| {
+        let is_other = |other: &SnapshotIntent| {
             other.snapshot != intent.snapshot
                 && other.volumes.get(&key.volume).is_some_and(|meta| meta.generation == key.generation)
         };
-        let others = cx.rows::<SnapshotIntent>().into_iter().filter(|other| is_of_volume(other));
-        if step != VolumeStep::Repoint {
-            let is_repointing = |other: &SnapshotIntent| {
-                other.stage == IntentStage::Repointing && other.clones.contains_key(&key.volume)
-            };
-            return others.into_iter().any(|other| is_repointing(&other));
-        }
-        let runs = |snapshot: &SnapshotId| {
-            let progress = self.snapshots.get(snapshot).and_then(|state| state.progress.get(&key.volume));
-            progress == Some(&Progress::Running)
+        let is_repoint = step == VolumeStep::Repoint;
+        let may_be_undone =
+            |one: &SnapshotIntent| one.safety_names.contains_key(&key.volume) && steps::may_be_undone(one);
+        let progress_of = |one: &SnapshotIntent| self.snapshots.get(&one.snapshot)?.progress.get(&key.volume);
+        // Clocks are set: what has been begun comes before what was ordered first.
+        let order = |one: &SnapshotIntent| {
+            let is_due = progress_of(one).is_none_or(|progress| *progress == Progress::Due);
+            (one.stage == IntentStage::Preparing && is_due, one.started_at, one.snapshot)
         };
-        self.is_being_adopted(&key) || others.into_iter().any(|other| runs(&other.snapshot))
+        let keeps_it = |other: &SnapshotIntent| {
+            let is_reverting =
+                may_be_undone(other) && (!may_be_undone(intent) || order(other) < order(intent));
+            let is_repointing =
+                other.stage == IntentStage::Repointing && other.clones.contains_key(&key.volume);
+            is_reverting || (is_repointing && !is_repoint)
+        };
+        let is_at_it = |other: &SnapshotIntent| progress_of(other) == Some(&Progress::Running);
+        let mut others = cx.iter::<SnapshotIntent>().filter(|other| is_other(other));
+        others.any(|other| keeps_it(other) || (is_repoint && is_at_it(other)))
+            || (is_repoint && self.is_being_adopted(&key))
     }
 
     pub(super) fn stepped(

@@ -182,6 +182,13 @@ pub fn is_grouped(meta: &RecordedMeta) -> bool {
     meta.handler == zvol::NAME
 }
 
+/// True for a rollback whose volumes are kept as they were before it.
+pub fn may_be_undone(intent: &SnapshotIntent) -> bool {
+    use IntentStage::{Applying, Committing, Preparing, Undoing};
+    intent.action == SnapshotAction::Rollback
+        && matches!(intent.stage, Preparing | Applying | Committing | Undoing)
+}
+
 /// Where an intent begins: with the first stage that has something to do.
 pub fn first_stage(intent: &SnapshotIntent) -> IntentStage {
     match intent.action {

@@ -148,9 +148,13 @@ fn single_step(
             Some(handler.create_snapshot(volume, &name(on)?, handler_cx)?.into_inner())
         }
         VolumeStep::CutSafety => {
-            Some(handler.create_snapshot(volume, &safety(on)?, handler_cx)?.into_inner())
+            handler.create_safety_snapshot(volume, &safety(on)?, &name(on)?, handler_cx)?;
+            None
         }
         VolumeStep::ApplySnapshot => {
+            if order.redo {
+                begin_again(handler, on, handler_cx)?;
+            }
             handler.rollback_to_snapshot(volume, &name(on)?, &on.agreed, handler_cx)?;
             None
         }
@@ -163,7 +167,7 @@ fn single_step(
             None
         }
         VolumeStep::DropSafety => {
-            handler.delete_snapshot(volume, &safety(on)?, handler_cx)?;
+            handler.drop_safety_snapshot(volume, &safety(on)?, handler_cx)?;
             None
         }
         VolumeStep::DeleteAll => {
@@ -244,6 +248,23 @@ fn put_back(
     match handler.rollback_to_snapshot(&on.place.location, &safety(on)?, &BTreeSet::new(), handler_cx) {
         Ok(_) | Err(VolumeError::NoSuchSnapshot { .. }) => Ok(()),
         Err(error) => Err(error),
+    }
+}
+
+/// A rollback that may have come half-way is taken back before it is done again: what it would be done to is known then. Where it
+/// cannot be taken back, it is done over what it left, which gives the snapshot's content as well ([003] J3).
+fn begin_again(
+    handler: &dyn VolumeHandler,
+    on: &StepVolume,
+    handler_cx: &HandlerCx<'_>,
+) -> Result<(), VolumeError> {
+    match put_back(handler, on, handler_cx) {
+        Err(error) if !error.is_transient() => {
+            let volume = on.place.key;
+            tracing::warn!(%volume, error = error_chain(&error), "not taken back before it is rolled back again");
+            Ok(())
+        }
+        done => done,
     }
 }
 

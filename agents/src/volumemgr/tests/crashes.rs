@@ -2,6 +2,7 @@
 
 use super::cuts::*;
 use super::*;
+use crate::volumemgr::steps::VolumeStep;
 use SnapshotAction::{Create, Rollback};
 
 fn both() -> Vec<VolumeKey> {
@@ -9,7 +10,15 @@ fn both() -> Vec<VolumeKey> {
 }
 
 fn snapshotted() -> Node {
+    snapshotted_with(true)
+}
+
+/// The same, where a safety snapshot is a copy of tables, or one inside the image.
+fn snapshotted_with(tables: bool) -> Node {
     let mut node = Node::with_volumes(2);
+    if !tables {
+        node.tool.keep_no_tables();
+    }
     node.request(Create, 1, &both());
     both().iter().for_each(|key| node.guest_writes(*key, "second"));
     node
@@ -75,28 +84,32 @@ fn a_create_is_finished_wherever_it_was_cut() {
 #[test]
 fn a_rollback_is_finished_wherever_it_was_cut() {
     let request = request(Rollback, 2, &both());
-    wherever_it_is_cut(
-        || asked(snapshotted(), &request),
-        |node, story| {
-            let node = restarted(node, &request);
-            node.expect_success(Rollback, 2);
-            expect_whole(&node, "first", story);
-        },
-    );
+    for tables in [true, false] {
+        wherever_it_is_cut(
+            || asked(snapshotted_with(tables), &request),
+            |node, story| {
+                let node = restarted(node, &request);
+                node.expect_success(Rollback, 2);
+                expect_whole(&node, "first", story);
+            },
+        );
+    }
 }
 
 #[test]
 fn a_rollback_is_finished_whichever_disk_call_was_the_last() {
     let request = request(Rollback, 2, &both());
-    whichever_disk_call_is_the_last(
-        snapshotted,
-        |node| node.bench.publish_only(request.clone()),
-        |node, story| {
-            let node = restarted(node, &request);
-            node.expect_success(Rollback, 2);
-            expect_whole(&node, "first", story);
-        },
-    );
+    for tables in [true, false] {
+        whichever_disk_call_is_the_last(
+            || snapshotted_with(tables),
+            |node| node.bench.publish_only(request.clone()),
+            |node, story| {
+                let node = restarted(node, &request);
+                node.expect_success(Rollback, 2);
+                expect_whole(&node, "first", story);
+            },
+        );
+    }
 }
 
 #[test]
@@ -158,22 +171,43 @@ fn a_rollback_that_was_answered_is_not_tried_again() {
     assert_eq!(node.bench.rows::<SnapshotIntent>(), [], "nobody asks for the answer any more");
 }
 
+/// One volume is kept by its tables, the other by a snapshot inside; then the other loses the snapshot that it is to go back to.
+fn about_to_be_undone(request: &VolumesSnapshotConfig) -> Node {
+    let mut node = asked(snapshotted(), request);
+    node.bench.run_job(is_step(VolumeStep::CutSafety, 1));
+    node.tool.keep_no_tables();
+    node.bench.run_job(is_step(VolumeStep::CutSafety, 2));
+    let other = node.path(key(2, 0));
+    let lost = |image: &mut FakeImage| image.snapshots.retain(|one| one.name.contains("safety"));
+    node.tool.edit(&other, lost).expect("removed behind our back");
+    node.bench.disk.sync_file(&other).expect("synced");
+    node
+}
+
+fn expect_undone(node: &Node, story: &str) {
+    node.expect_failure(Rollback, 2);
+    let contents: Vec<String> = both().iter().map(|key| node.guest_reads(*key)).collect();
+    assert_eq!(contents, ["second", "second"], "{story}");
+    node.expect_tidy(&both());
+}
+
 #[test]
 fn an_undone_rollback_is_undone_wherever_it_was_cut() {
     let request = request(Rollback, 2, &both());
-    // Volume 2 has lost the snapshot: it cannot be applied there.
-    let begun = || {
-        let node = snapshotted();
-        node.lose_snapshots(&node.path(key(2, 0)));
-        asked(node, &request)
-    };
-    wherever_it_is_cut(begun, |node, story| {
-        let node = restarted(node, &request);
-        node.expect_failure(Rollback, 2);
-        let contents: Vec<String> = both().iter().map(|key| node.guest_reads(*key)).collect();
-        assert_eq!(contents, ["second", "second"], "{story}");
-        node.expect_tidy(&both());
-    });
+    wherever_it_is_cut(
+        || about_to_be_undone(&request),
+        |node, story| expect_undone(&restarted(node, &request), story),
+    );
+}
+
+#[test]
+fn an_undone_rollback_is_undone_whichever_disk_call_was_the_last() {
+    let request = request(Rollback, 2, &both());
+    whichever_disk_call_is_the_last(
+        || about_to_be_undone(&request),
+        |_| {},
+        |node, story| expect_undone(&restarted(node, &request), story),
+    );
 }
 
 /// zedmanager does not know yet that the guest is down, and so asks for nothing; but what was cut is its own.

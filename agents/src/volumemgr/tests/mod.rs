@@ -214,13 +214,18 @@ impl Node {
         intents
     }
 
-    /// Nothing is half done: no intent, no safety snapshot.
+    /// Nothing is half done: no intent, no safety snapshot, inside the image or beside it.
     #[track_caller]
     pub fn expect_tidy(&self, volumes: &[VolumeKey]) {
         assert_eq!(self.intents(), []);
         for key in volumes {
             let safeties = self.snapshots_in(*key).into_iter().filter(|name| name.contains("safety"));
             assert_eq!(safeties.collect::<Vec<_>>(), Vec::<String>::new(), "on {key}");
+            let path = self.path(*key);
+            let directory = self.bench.disk.list(path.parent().expect("a directory")).expect("listed");
+            let beside =
+                directory.iter().filter_map(|entry| entry.text()).filter(|name| name.contains("safety"));
+            assert_eq!(beside.collect::<Vec<_>>(), Vec::<&str>::new(), "beside {key}");
         }
     }
 }

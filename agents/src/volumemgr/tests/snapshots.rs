@@ -1,7 +1,8 @@
 //! Snapshots: cut, applied, deleted; what fails is undone.
 
 use super::*;
-use crate::volumemgr::steps::VolumeStep;
+use crate::volumemgr::jobs::StepOrder;
+use crate::volumemgr::steps::{VolumeStep, may_be_undone};
 use SnapshotAction::{Create, Delete, Rollback};
 
 const BOTH: [u8; 2] = [1, 2];
@@ -12,7 +13,15 @@ fn both() -> Vec<VolumeKey> {
 
 /// Two volumes, cut as operation 1 and written to afterwards.
 fn snapshotted() -> Node {
+    snapshotted_with(true)
+}
+
+/// The same, where a safety snapshot is a copy of tables, or one inside the image.
+fn snapshotted_with(tables: bool) -> Node {
     let mut node = Node::with_volumes(2);
+    if !tables {
+        node.tool.keep_no_tables();
+    }
     node.request(Create, 1, &both());
     node.expect_success(Create, 1);
     both().iter().for_each(|key| node.guest_writes(*key, "second"));
@@ -156,7 +165,7 @@ fn if_a_volume_cannot_be_reverted_every_volume_is_where_it_was() {
 
 #[test]
 fn tidying_that_fails_keeps_nobody_waiting_and_is_done_before_the_next_action() {
-    let mut node = snapshotted();
+    let mut node = snapshotted_with(false);
     (0..40).for_each(|_| node.tool.fail_next(Verb::SnapshotDelete, passing()));
     node.request(Rollback, 2, &both());
     node.wait(Duration::from_secs(10));
@@ -172,20 +181,54 @@ fn tidying_that_fails_keeps_nobody_waiting_and_is_done_before_the_next_action() 
     node.expect_success(Rollback, 4);
 }
 
+/// The World's seed 3000000067: the disk was full when the copy of the tables was to go, and afterwards the guest had the image.
+#[test]
+fn what_cannot_be_given_back_keeps_no_copy_of_the_tables() {
+    let mut node = snapshotted();
+    (0..2).for_each(|_| node.tool.fail_next(Verb::DiscardFreed, passing()));
+    node.request(Rollback, 2, &both());
+    node.expect_success(Rollback, 2);
+    expect_content(&node, "first");
+    node.expect_tidy(&both());
+}
+
 #[test]
 fn if_a_safety_snapshot_cannot_be_cut_nothing_is_touched() {
+    for (tables, cutting) in [(true, Verb::KeepTables), (false, Verb::SnapshotCreate)] {
+        let mut node = snapshotted_with(tables);
+        // Both volumes meet failures; the third failure of one of them is for good.
+        (0..6).for_each(|_| node.tool.fail_next(cutting, passing()));
+        node.request(Rollback, 2, &both());
+        node.wait(Duration::from_secs(10));
+        node.expect_failure(Rollback, 2);
+        expect_content(&node, "second");
+        node.expect_tidy(&both());
+    }
+}
+
+/// What a rollback is done to is known: one that may have come half-way is taken back first. Here that fails, and so it is not done.
+#[test]
+fn a_rollback_that_may_have_torn_is_taken_back_before_it_is_done_again() {
     let mut node = snapshotted();
-    for _ in 0..3 {
-        node.tool.fail_next(Verb::SnapshotCreate, passing());
-    }
-    // Both volumes meet failures; the third failure of one of them is for good.
-    for _ in 0..3 {
-        node.tool.fail_next(Verb::SnapshotCreate, passing());
-    }
-    node.request(Rollback, 2, &both());
+    node.tool.fail_next(Verb::SnapshotApply, passing());
+    node.tool.fail_next(Verb::PutBackTables, passing());
+    node.tool.fail_next(Verb::PutBackTables, passing());
+    node.request(Rollback, 2, &[key(1, 0), key(2, 0)]);
     node.wait(Duration::from_secs(10));
     node.expect_failure(Rollback, 2);
     expect_content(&node, "second");
+    node.expect_tidy(&both());
+
+    // With its copy damaged it cannot be, and is done over what it left ([003] J3).
+    for key in both() {
+        node.tool.fail_next(Verb::SnapshotApply, passing());
+        let damaged = ToolError::NotAnImage { stderr: format!("the copy of {key} is damaged") };
+        node.tool.fail_next(Verb::PutBackTables, damaged);
+    }
+    node.request(Rollback, 3, &both());
+    node.wait(Duration::from_secs(10));
+    node.expect_success(Rollback, 3);
+    expect_content(&node, "first");
     node.expect_tidy(&both());
 }
 
@@ -237,6 +280,62 @@ fn a_deletion_is_confirmed_by_storage_before_the_status_goes() {
     assert!(node.snapshots_in(key(2, 0)).is_empty());
     node.expect_tidy(&both());
     expect_content(&node, "second");
+}
+
+/// A second snapshot of both volumes, which is asked to go while a rollback to the first is at each of its stages: the tables by which
+/// the rollback would be undone are nobody else's to change.
+#[test]
+fn while_a_rollback_may_be_undone_no_other_snapshot_changes_its_volumes() {
+    let is_deletion =
+        |job: &VolumeJob| matches!(job, VolumeJob::Step(order) if order.step == VolumeStep::DeleteAll);
+    for jobs_done in 0..6 {
+        let mut node = snapshotted();
+        node.bench.publish(VolumesSnapshotConfig { snapshot: snapshot(2), ..request(Create, 2, &both()) });
+        node.settle();
+        node.bench.publish(request(Rollback, 3, &both()));
+        (0..jobs_done).for_each(|_| node.bench.run_job(|_: &VolumeJob| true));
+        node.bench.unpublish::<VolumesSnapshotConfig>(&snapshot(2));
+        let mut deleted = 0;
+        while !node.bench.jobs().is_empty() {
+            let may_be_undone = node.intents().iter().any(may_be_undone);
+            let deletions = node.bench.jobs().iter().filter(|job| is_deletion(job)).count();
+            assert!(!may_be_undone || deletions == 0, "after {jobs_done} jobs");
+            deleted += deletions;
+            node.bench.run_job(|_: &VolumeJob| true);
+        }
+        assert!(deleted > 0, "and then it goes");
+        node.expect_success(Rollback, 3);
+        expect_content(&node, "first");
+        node.expect_tidy(&both());
+        assert_eq!(node.snapshots_in(key(1, 0)).len(), 1);
+    }
+}
+
+/// Of two rollbacks on the same volumes the one that has begun goes on, whatever the clock said when they were ordered; here it stood
+/// still, and the number of the other one comes first.
+#[test]
+fn of_two_rollbacks_the_one_that_has_begun_goes_first() {
+    for jobs_done in 0..6 {
+        let mut node = snapshotted();
+        node.bench.publish(VolumesSnapshotConfig { snapshot: snapshot(2), ..request(Create, 2, &both()) });
+        node.settle();
+        both().iter().for_each(|key| node.guest_writes(*key, "third"));
+        node.bench.publish(VolumesSnapshotConfig { snapshot: snapshot(2), ..request(Rollback, 3, &both()) });
+        (0..jobs_done).for_each(|_| node.bench.run_job(|_: &VolumeJob| true));
+        node.bench.publish(request(Rollback, 4, &both()));
+        let of = |order: &StepOrder, n| order.snapshot == snapshot(n);
+        while !node.bench.jobs().is_empty() {
+            let second_may_be_undone =
+                node.intents().iter().any(|one| one.snapshot == snapshot(2) && may_be_undone(one));
+            let is_at_it =
+                node.bench.jobs().iter().any(|job| matches!(job, VolumeJob::Step(order) if of(order, 1)));
+            assert!(!(second_may_be_undone && is_at_it), "after {jobs_done} jobs");
+            node.bench.run_job(|_: &VolumeJob| true);
+        }
+        node.expect_success(Rollback, 4);
+        expect_content(&node, "first");
+        node.expect_tidy(&both());
+    }
 }
 
 /// [003] D1: retries alone meet the running guest for ever. Told that it is down, storage tries at once, and answers by the
