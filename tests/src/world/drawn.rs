@@ -7,7 +7,7 @@
 //!
 //! Seeds from `GUARD_SEEDS` on draw guards, tags and strangers as well (`meddling.rs`), those from `LOCAL_SEEDS` on plans and
 //! orders on the node besides (`locals.rs`). Where commits are made beside the agents' steps, it is drawn when.
-//! Seeds that are multiples of four draw no faults; those that leave five of eight stop and start the application as well. Every moment up to where faults stop is a power cut, as everywhere.
+//! Of five seeds the fourth keeps no tables. Seeds that are multiples of four draw no faults; those that leave five of eight stop and start the application as well. Every moment up to where faults stop is a power cut, as everywhere.
 
 use std::collections::{BTreeSet, VecDeque};
 
@@ -50,6 +50,7 @@ fn drawn(bases: &Bases, seed: u64, show: Show) -> Result<World, (Violation, Vec<
     let setting = settings[(chance.next_u64() % settings.len() as u64) as usize];
     let mut base = bases.of(setting).clone();
     base.ground.is_traced = show != Show::Nothing;
+    base.ground.keeps_no_tables = seed % 5 == 3;
     let faults = SeededEntropy::new(seed.rotate_left(17) ^ 0x000F_A017);
     let has_faults = !seed.is_multiple_of(4);
     let (is_guarded, strange) = (seed >= GUARD_SEEDS, SeededEntropy::new(seed.rotate_left(29) ^ 0x57A6));

@@ -14,6 +14,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::{Path, PathBuf};
 
 /// In every injected error's text: a node that ends with it is started again, with any other it is broken.
 pub const INJECTED: &str = "(injected)";
@@ -133,6 +134,8 @@ pub struct Faults {
     fired: [u64; KINDS.len()],
     /// Calls that a device fault could have struck, since the beginning.
     pub device_calls: u64,
+    /// An image that the tool goes on failing to apply a snapshot to, and how often.
+    refused: Option<(PathBuf, u32)>,
     /// The disk's calls that find room while it is full.
     spare_calls: u64,
     /// What is planned goes on after a power cut, for a bounded number of opportunities.
@@ -187,6 +190,24 @@ impl Faults {
         struck
     }
 
+    /// The tool will fail so often more to apply a snapshot to this image.
+    pub fn refuse(&mut self, image: &Path, times: u32) {
+        self.refused = Some((image.to_path_buf(), times));
+    }
+
+    /// True if an apply to the image is refused, and then it has fired.
+    pub fn refuses(&mut self, image: &Path) -> bool {
+        let Some((_, left)) = self.refused.as_mut().filter(|(refused, _)| refused == image) else {
+            return false;
+        };
+        *left -= 1;
+        if *left == 0 {
+            self.refused = None;
+        }
+        self.has_fired(FaultKind::Tool);
+        true
+    }
+
     pub fn has_fired(&mut self, kind: FaultKind) {
         self.fired[kind as usize] += 1;
         self.has_impaired |= kind.impairs();
@@ -229,6 +250,7 @@ impl Faults {
     /// Nothing strikes any more.
     pub fn stop(&mut self) {
         self.planned.clear();
+        self.refused = None;
         self.spare_calls = 0;
     }
 

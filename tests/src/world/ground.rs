@@ -86,6 +86,8 @@ pub struct Ground {
     pub reserve_size_bytes: u64,
     /// Commits are made beside the agents' steps, as a real node does, and not within them.
     pub commits_beside: bool,
+    /// Safety snapshots of images are snapshots inside them, and not copies of tables.
+    pub keeps_no_tables: bool,
     /// Events that were handled while an earlier step of some agent was not durable yet.
     pub handled_early: u64,
     /// Rollbacks that came to the volumes while it was known which guard they were decided by.

@@ -274,6 +274,9 @@ impl World {
         .map_err(|error| failed(&error))?;
         let stored_on = locked(&ground).storage;
         let (tool, backing) = stored_on.seams(seen_disk, &ground);
+        if locked(&ground).keeps_no_tables {
+            tool.keep_no_tables();
+        }
         let fetcher = MemFetcher::new();
         fetcher.put(storage::RAW_URL, storage::raw_content());
         let hypervisor = Arc::new(WorldVmm::new(Arc::clone(&ground), tap.clone(), tool.clone()));

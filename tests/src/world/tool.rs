@@ -5,6 +5,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use holdfast_agents::volumemgr::steps::FORWARD_TRIES;
 use holdfast_volumehandlers::ToolError;
 
 use super::faults::{FaultKind, INJECTED};
@@ -19,8 +20,15 @@ impl Hook for ToolFaults {
     #[inline]
     fn before(&self, step: Step, image: &Path) -> Result<(), ToolError> {
         let mut ground = locked(&self.0);
-        if !ground.faults.strikes(FaultKind::Tool) {
-            return Ok(());
+        let is_apply = step == Step::SnapshotApply;
+        if !(is_apply && ground.faults.refuses(image)) {
+            if !ground.faults.strikes(FaultKind::Tool) {
+                return Ok(());
+            }
+            // For good, so that all volumes go back: by itself that would be rare.
+            if is_apply {
+                ground.faults.refuse(image, FORWARD_TRIES - 1);
+            }
         }
         let step = traced(step);
         ground.note(format_args!("FAULT the tool fails: {step} {}", image.display()));
