@@ -15,6 +15,7 @@ use std::time::Instant;
 use holdfast_persist::RealDisk;
 use holdfast_types::Format;
 use holdfast_volumehandlers::qcow2::{Qcow2Handler, QemuImg};
+use holdfast_volumehandlers::testing::tool_is_missing;
 use holdfast_volumehandlers::tool::{Access, Mend};
 use holdfast_volumehandlers::{HandlerCx, ImageTool, SnapshotName, ToolError, VolumeHandler};
 
@@ -118,11 +119,6 @@ fn run(program: &str, arguments: &[&str], image: &Path, last: &[&str]) {
     let mut command = Command::new(program);
     command.args(arguments).arg(image).args(last).stdout(Stdio::null());
     assert!(command.status().expect("it runs").success(), "{program} {arguments:?}");
-}
-
-fn tool_is_missing() -> bool {
-    let missing = QemuImg::new().version().err();
-    missing.inspect(|error| eprintln!("skipped: {error}")).is_some()
 }
 
 /// Three snapshots, of which the middle one shares tables with both others and with what is in force; content that was written over,

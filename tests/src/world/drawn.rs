@@ -7,7 +7,8 @@
 //!
 //! Seeds from `GUARD_SEEDS` on draw guards, tags and strangers as well (`meddling.rs`), those from `LOCAL_SEEDS` on plans and
 //! orders on the node besides (`locals.rs`). Where commits are made beside the agents' steps, it is drawn when.
-//! Of five seeds the fourth keeps no tables. Seeds that are multiples of four draw no faults; those that leave five of eight stop and start the application as well. Every moment up to where faults stop is a power cut, as everywhere.
+//! Of five seeds the fourth keeps no tables. Seeds that are multiples of four draw no faults; those that leave five of eight stop and
+//! start the application as well. Every moment up to where faults stop is a power cut, as everywhere.
 
 use std::collections::{BTreeSet, VecDeque};
 

@@ -17,19 +17,20 @@ use chrono::DateTime;
 
 use crate::tool::ImageSnapshot;
 
-const QCOW2_MAGIC: [u8; 4] = *b"QFI\xfb";
+pub(super) const QCOW2_MAGIC: [u8; 4] = *b"QFI\xfb";
 const VMDK_SPARSE_MAGIC: [u8; 4] = *b"KDMV";
-const HEADER_BYTES: usize = 104;
+pub(super) const HEADER_BYTES: usize = 104;
 /// QEMU's own bound.
 const MOST_SNAPSHOTS: u32 = 65536;
 const LONGEST_BACKING_NAME_BYTES: u32 = 1023;
-const INCOMPATIBLE_CORRUPT: u64 = 1 << 1;
-const INCOMPATIBLE_DATA_FILE: u64 = 1 << 2;
+pub(super) const INCOMPATIBLE_DIRTY: u64 = 1;
+pub(super) const INCOMPATIBLE_CORRUPT: u64 = 1 << 1;
+pub(super) const INCOMPATIBLE_DATA_FILE: u64 = 1 << 2;
 const INCOMPATIBLE_WIDE_TABLES: u64 = 1 << 4;
 /// Dirty, corrupt, data file, compression type, wide tables.
-const INCOMPATIBLE_KNOWN: u64 = 0b1_1111;
+pub(super) const INCOMPATIBLE_KNOWN: u64 = 0b1_1111;
 /// QEMU's own bounds: clusters of 512 bytes to 2 MiB.
-const CLUSTER_BITS: std::ops::RangeInclusive<u32> = 9..=21;
+pub(super) const CLUSTER_BITS: std::ops::RangeInclusive<u32> = 9..=21;
 const MOST_EXTRA_BYTES: usize = 1024;
 
 #[derive(Debug, Clone, PartialEq, Eq)]

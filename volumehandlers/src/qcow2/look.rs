@@ -169,11 +169,7 @@ mod tests {
 
     use super::*;
     use crate::qcow2::QemuImg;
-
-    fn tool_is_missing() -> bool {
-        let missing = QemuImg::new().version().err();
-        missing.inspect(|error| eprintln!("skipped: {error}")).is_some()
-    }
+    use crate::testing::tool_is_missing;
 
     fn qemu_img(arguments: &[&str], image: &Path) {
         let status = Command::new("qemu-img").args(arguments).arg(image).stdout(Stdio::null()).status();

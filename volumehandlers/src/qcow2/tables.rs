@@ -20,17 +20,19 @@ use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 
-use super::header::{SnapshotEntry, snapshots_in, u32_at, u64_at};
+use super::header::{
+    CLUSTER_BITS, HEADER_BYTES, INCOMPATIBLE_CORRUPT, INCOMPATIBLE_DATA_FILE, INCOMPATIBLE_DIRTY,
+    INCOMPATIBLE_KNOWN, QCOW2_MAGIC, SnapshotEntry, snapshots_in, u32_at, u64_at,
+};
 
-const HEADER_BYTES: usize = 104;
 const ENTRY_BYTES: u64 = 8;
 /// The bits of an entry that are an offset.
 const L1_OFFSET: u64 = 0x00ff_ffff_ffff_fe00;
 const COUNTS_OFFSET: u64 = 0xffff_ffff_ffff_fe00;
-/// Another compression, and wide tables: they change nothing of where tables lie, and a table is one cluster all the same.
-const HARMLESS_FEATURES: u64 = 0b1_1000;
+/// Another compression and wide tables change nothing of where tables lie, and a table is one cluster all the same.
+const FEATURES: u64 = INCOMPATIBLE_KNOWN & !INCOMPATIBLE_DATA_FILE;
 /// It was not closed, or somebody found it damaged: its counts may be wrong.
-const UNSETTLED: u64 = 0b11;
+const UNSETTLED: u64 = INCOMPATIBLE_DIRTY | INCOMPATIBLE_CORRUPT;
 /// Counts of whole bytes: 8 to 64 bits.
 const COUNT_ORDERS: std::ops::RangeInclusive<u32> = 3..=6;
 /// QEMU's own bounds.
@@ -67,13 +69,13 @@ impl Layout {
             _ => (0, 0, 4),
         };
         let cluster_bits = u32_at(&header, 20);
-        let is_known = header.starts_with(b"QFI\xfb")
+        let is_known = header.starts_with(&QCOW2_MAGIC)
             && matches!(version, 2 | 3)
-            && features & !(HARMLESS_FEATURES | UNSETTLED) == 0
+            && features & !FEATURES == 0
             // Bitmaps, which QEMU takes in when it opens the image and writes anew when it closes it.
             && autoclear == 0
             && COUNT_ORDERS.contains(&count_order)
-            && (9..=21).contains(&cluster_bits);
+            && CLUSTER_BITS.contains(&cluster_bits);
         if !is_known {
             return Ok(None);
         }

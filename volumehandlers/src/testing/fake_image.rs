@@ -32,7 +32,6 @@ pub struct FakeImage {
     pub marked_corrupt: bool,
     pub backing_file: Option<String>,
     /// By anybody but a rollback and a check: from one number to the next, tables have moved.
-    #[serde(default)]
     pub changes: u64,
 }
 

@@ -36,5 +36,5 @@ pub use fake_image::{Blocks, FakeImage, FakeSnapshot, image_bytes};
 pub use fake_pool::FakePoolFixture;
 pub use fake_zfs::{FakeZfs, FakeZvol, OpenDevice, Pool, ZfsVerb};
 pub use pools::{Operator, PoolFixture, dataset_of, run_on_pool};
-pub use real::RealFixture;
+pub use real::{RealFixture, tool_is_missing};
 pub use real_pool::{POOL_VARIABLE, RealPoolFixture, snapshot_of};

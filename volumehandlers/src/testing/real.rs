@@ -37,6 +37,12 @@ pub struct RealFixture {
     _root: tempfile::TempDir,
 }
 
+/// True, and said to be so, where qemu-img is not installed.
+pub fn tool_is_missing() -> bool {
+    let missing = QemuImg::new().version().err();
+    missing.inspect(|error| eprintln!("skipped: {error}")).is_some()
+}
+
 impl RealFixture {
     /// Or the reason why this machine cannot run it.
     pub fn new() -> Result<Self, String> {
